@@ -1,0 +1,5 @@
+"""`python -m hashmill` is `hashmill`."""
+
+from hashmill.cli.main import main
+
+main()

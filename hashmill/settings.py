@@ -1,0 +1,338 @@
+"""
+Every knob, its default, its unit and the sentence an operator reads.
+
+Order of precedence: environment (`HASHMILL_SECTION__KNOB`), then the file named by `HASHMILL_CONFIG`,
+then the sheet `config/hashmill.toml`, then the defaults below. A test keeps the sheet equal to the defaults.
+Settings are read once, by `assemble`, and passed down as plain values.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from hashmill.domain.errors import ConfigFault
+from hashmill.home import app_home
+
+
+class Section(BaseModel):
+    """A frozen group of knobs; an unknown name is an error, not a shrug."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Broker(Section):
+    """The bell: Redis or Valkey, or any transport Celery knows."""
+
+    url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Where the tickets travel. Nothing in it is needed to recover.",
+    )
+    cell: str = Field(
+        "hashmill", description="Prefix of every key in the broker, so that two installations can share one server."
+    )
+    publish_timeout_s: float = Field(
+        3.0, gt=0, description="How long one publish may take before it is given up; the ledger re-issues."
+    )
+
+
+class Ledger(Section):
+    """The truth: PostgreSQL, or SQLite in one file."""
+
+    url: SecretStr = Field(
+        SecretStr("sqlite:///hashmill.sqlite3"),
+        description="postgresql+psycopg://user:password@host/name, or sqlite:///path for one machine.",
+    )
+    threads: int = Field(
+        4, ge=1, le=64, description="Threads (and connections) to PostgreSQL in one process; SQLite uses one."
+    )
+    timeout_s: float = Field(
+        10.0, gt=0, description="How long a connect, a lock or a statement may wait before the ledger counts as down."
+    )
+
+
+class Intake(Section):
+    """The HTTP door."""
+
+    host: str = Field("127.0.0.1", description="Address to bind. Anything but loopback needs a bearer_token.")
+    port: int = Field(8600, ge=0, le=65535, description="Port to bind; 0 takes a free one.")
+    bearer_token: SecretStr = Field(
+        SecretStr(""), description="Token every caller must send; empty means none, allowed on loopback only."
+    )
+    body_max_bytes: int = Field(8_388_608, ge=1024, description="Largest event accepted; above it the answer is 413.")
+    page_max: int = Field(500, ge=1, le=5000, description="Most rows in one answer of a list.")
+
+
+class S3Override(Section):
+    """What differs from `s3` for one tenant or one storage; absent means the same."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing_style: Literal["path", "virtual", "auto"] | None = None
+    bucket: str | None = None
+    access_key_id: SecretStr | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+
+
+class S3(Section):
+    """Where the objects are. Endpoints come from here only, so this is their allow-list."""
+
+    endpoint_url: str = Field("", description="Address of the S3 server; empty means AWS in the region below.")
+    region: str = Field("us-east-1", description="Region used in the signature.")
+    addressing_style: Literal["path", "virtual", "auto"] = Field(
+        "path", description="How the bucket stands in the address."
+    )
+    bucket: str = Field("labdrive", description="Bucket, offered to labdrive.toml's template as {bucket}.")
+    access_key_id: SecretStr = Field(
+        SecretStr(""), description="Empty: the usual AWS chain (environment, profile, instance role)."
+    )
+    secret_access_key: SecretStr = Field(SecretStr(""), description="Belongs to access_key_id.")
+    session_token: SecretStr = Field(SecretStr(""), description="For temporary credentials.")
+    connect_timeout_s: float = Field(10.0, gt=0, description="Time to reach the server.")
+    idle_timeout_s: float = Field(60.0, gt=0, description="A stream that sends nothing for so long is cut and resumed.")
+    min_bytes_per_s: int = Field(
+        1024, ge=0, description="A stream slower than this over throughput_window_s is cut; 0 switches it off."
+    )
+    throughput_window_s: float = Field(60.0, gt=0, description="Over what time min_bytes_per_s is measured.")
+    resumes_max: int = Field(
+        4, ge=0, description="How often one read of one object is resumed by Range before it counts as failed."
+    )
+    throttle_attempts: int = Field(
+        6, ge=1, description="Requests tried in all when the server says SlowDown, with full jitter between."
+    )
+    backoff_base_s: float = Field(
+        0.2, gt=0, description="First ceiling of the jittered pause between S3 attempts; doubles each time."
+    )
+    backoff_cap_s: float = Field(20.0, gt=0, description="Largest ceiling of that pause.")
+    connections: int = Field(96, ge=1, description="Most connections of one process to one endpoint.")
+    tenants: dict[str, S3Override] = Field(
+        default_factory=dict, description="Differences per tenant: [s3.tenants.NAME]."
+    )
+    storages: dict[str, S3Override] = Field(
+        default_factory=dict, description="Differences per LABDRIVE storage id: [s3.storages.ID]."
+    )
+
+
+class Hashing(Section):
+    """The mill."""
+
+    threads: int = Field(0, ge=0, description="Hash threads in one worker process; 0 means one per core.")
+    block_bytes: int = Field(1_048_576, ge=4096, description="Bytes read and hashed at once.")
+    inline_max_bytes: int = Field(
+        32_768, ge=0, description="Blocks up to this size are hashed in the loop: a thread hop costs more."
+    )
+    buffer_bytes: int = Field(
+        268_435_456, ge=4_194_304, description="Most bytes a worker process holds in read buffers, whatever the slots."
+    )
+
+
+class Labdrive(Section):
+    """The platform's API."""
+
+    wire: str = Field(
+        "labdrive.toml", description="File of paths and names; relative to config/. Correct a path there, not in code."
+    )
+    allowed_origins: list[str] = Field(
+        default_factory=list,
+        description='Origins an event may name as api.url, e.g. ["https://labdrive.example.org"]; nothing else is ever called.',
+    )
+    key: Literal["user", "root"] = Field(
+        "user", description="Which key of the event is used; root only where the user's key may not write job state."
+    )
+    connect_timeout_s: float = Field(10.0, gt=0, description="Time to reach the API.")
+    timeout_s: float = Field(
+        60.0, gt=0, le=600, description="Time for one whole call; LABDRIVE itself allows 600 s at most."
+    )
+    answer_max_bytes: int = Field(33_554_432, ge=1024, description="Largest answer read.")
+    attempts: int = Field(
+        4, ge=1, description="Tries of one reading call (list, get) before it counts as api.unavailable."
+    )
+    backoff_base_s: float = Field(
+        0.25, gt=0, description="First ceiling of the jittered pause between tries; doubles each time."
+    )
+    backoff_cap_s: float = Field(300.0, gt=0, description="Largest ceiling of that pause.")
+    lookups: int = Field(16, ge=1, description="File look-ups under way at once while a run is expanded.")
+    page_size: int = Field(1000, ge=1, description="Files asked for in one page of a listing.")
+
+
+class Report(Section):
+    """What we owe LABDRIVE and how it is delivered."""
+
+    messages: Literal["per_digest", "per_file", "summary"] = Field(
+        "per_digest",
+        description="Job messages: one per digest as the seed does, one per file, or only the closing one.",
+    )
+    concurrency: int = Field(
+        8, ge=1, description="Calls under way at once for one run; a file's own reports stay in order."
+    )
+    runs_at_once: int = Field(8, ge=1, description="Runs served side by side.")
+    give_up_after_s: float = Field(
+        86_400.0, gt=0, description="A report LABDRIVE would not take for so long is set aside as dead."
+    )
+    backoff_base_s: float = Field(
+        0.5, gt=0, description="First ceiling of the jittered pause between tries of one report."
+    )
+    backoff_cap_s: float = Field(300.0, gt=0, description="Largest ceiling of that pause.")
+
+
+class Tickets(Section):
+    """How work is cut and handed out."""
+
+    window: int = Field(32, ge=1, description="Tickets outstanding at once, in all workers together.")
+    batch_max: int = Field(
+        64, ge=1, le=512, description="Files in one ticket of tiny files; 1 means strictly one Celery task per file."
+    )
+    batch_normal_max: int = Field(8, ge=1, le=64, description="Files in one ticket of normal files.")
+    tiny_max_bytes: int = Field(1_048_576, ge=0, description="Largest tiny file.")
+    normal_max_bytes: int = Field(
+        67_108_864, ge=0, description="Largest normal file; anything above travels alone on the queue for big files."
+    )
+    big_window: int = Field(4, ge=1, description="Tickets of big files outstanding at once.")
+    reissue_after_s: float = Field(
+        20.0, gt=0, description="A ticket nobody claimed for so long counts as lost and is written anew."
+    )
+    tick_s: float = Field(0.05, gt=0, description="Pause between two rounds of the dispatcher while there is work.")
+    idle_tick_s: float = Field(0.5, gt=0, description="The same while there is none.")
+    page_files: int = Field(1000, ge=1, description="Files written in one transaction while a run is expanded.")
+
+
+class Leases(Section):
+    """Who may write."""
+
+    file_s: float = Field(
+        30.0, gt=0, description="Lease on a file; renewed every third of it, on the database's clock."
+    )
+    leader_s: float = Field(
+        5.0, gt=0, description="Lease on the duties of the leader: dispatch, delivery, sweep, numbering."
+    )
+    lost_max: int = Field(3, ge=1, description="A file that lost its lease so often is poison and set aside.")
+
+
+class Files(Section):
+    """Tries of one file."""
+
+    attempts_max: int = Field(5, ge=1, description="Tries of one file before a transient error becomes final.")
+    retry_base_s: float = Field(
+        1.0, gt=0, description="First ceiling of the jittered pause between tries of one file; doubles each time."
+    )
+    retry_cap_s: float = Field(300.0, gt=0, description="Largest ceiling of that pause.")
+    expand_give_up_after_s: float = Field(
+        3600.0, gt=0, description="A run whose files could not be listed for so long fails."
+    )
+
+
+class Worker(Section):
+    """One worker process."""
+
+    slots: int = Field(32, ge=1, le=1024, description="Tickets worked at once.")
+    files_in_flight: int = Field(64, ge=1, le=4096, description="Files read at once, over all slots.")
+    queues: list[str] = Field(
+        default_factory=lambda: ["files", "big", "runs"], description="Queues this process takes from."
+    )
+    lead: bool = Field(
+        True,
+        description="Whether this process may lead (dispatch, deliver, sweep); false where `hashmill dispatcher` runs.",
+    )
+    drain_grace_s: float = Field(
+        30.0, ge=0, description="On SIGTERM, time for work under way to end before it is given back."
+    )
+    watchdog_after_s: float = Field(
+        120.0,
+        ge=0,
+        description="Exit when tickets wait, slots are free and nothing arrived for so long; 0 switches it off.",
+    )
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port for this process's own metrics; 0 means none.")
+
+
+class Secrets(Section):
+    """The event's keys at rest."""
+
+    seal_key: SecretStr = Field(
+        SecretStr(""),
+        description="32 bytes in base64 (`hashmill secrets new-key`); the keys of events are sealed with it.",
+    )
+    keep_days: int = Field(30, ge=0, description="How long the keys of a failed run stay, so that it can be replayed.")
+
+
+class Logging(Section):
+    """What a process says."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level shown.")
+    format: Literal["json", "text"] = Field("json", description="One JSON object per line, or text for people.")
+
+
+class Tenant(Section):
+    """One customer of this installation."""
+
+    api_origins: list[str] = Field(
+        default_factory=list, description="Events that name one of these origins belong to this tenant."
+    )
+    weight: int = Field(1, ge=1, le=100, description="Share of the window against other tenants.")
+
+
+class Settings(BaseSettings):
+    """All knobs of Hashmill."""
+
+    model_config = SettingsConfigDict(env_prefix="HASHMILL_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    broker: Broker = Broker()
+    ledger: Ledger = Ledger()
+    intake: Intake = Intake()
+    s3: S3 = S3()
+    hashing: Hashing = Hashing()
+    labdrive: Labdrive = Labdrive()
+    report: Report = Report()
+    tickets: Tickets = Tickets()
+    leases: Leases = Leases()
+    files: Files = Files()
+    worker: Worker = Worker()
+    secrets: Secrets = Secrets()
+    logging: Logging = Logging()
+    tenants: dict[str, Tenant] = Field(default_factory=dict, description="Tenants by name: [tenants.NAME].")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files = [sheet_path()]
+        if named := os.environ.get("HASHMILL_CONFIG"):
+            files.append(Path(named))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=files, deep_merge=True)
+
+
+def sheet_path() -> Path:
+    """Return the sheet of knobs that ships with the project."""
+    return app_home() / "config" / "hashmill.toml"
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Return the settings, or raise `ConfigFault` that names each wrong knob and where it may stand.
+
+    `overrides` are whole or partial sections as dicts, above every other source (CLI options).
+    """
+    if (named := os.environ.get("HASHMILL_CONFIG")) and not Path(named).is_file():
+        raise ConfigFault(f"HASHMILL_CONFIG names {named}, and there is no such file")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        # Never include the input: a wrong knob may be a misplaced key.
+        wrong = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)
+        )
+        raise ConfigFault(f"settings: {wrong}. See config/hashmill.toml for every knob and its unit") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigFault(f"settings file is not TOML: {error}") from error
