@@ -45,7 +45,7 @@ class ErrorClass(StrEnum):
     API_REJECTED = "api.rejected"
     API_UNAVAILABLE = "api.unavailable"
     CONFIG = "config"
-    SECRET_EXPIRED = "secret_expired"
+    SECRET_EXPIRED = "secret_expired"  # noqa: S105 - the name of an error class
     INTERNAL = "internal"
     LEASE_LOST = "lease_lost"
     POISON = "poison"

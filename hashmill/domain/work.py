@@ -1,0 +1,81 @@
+"""What travels between the steps: tickets, claims, outcomes and reports."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hashmill.domain.errors import ErrorClass
+from hashmill.domain.job import FileState, ReportKind, SizeClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """Work handed to a worker: some files of one run, each with the epoch it was queued in.
+
+    A ticket whose epochs are no longer the ledger's claims nothing, so a lost, doubled, late
+    or forged one does no harm.
+    """
+
+    run_id: str
+    size_class: SizeClass
+    files: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFile:
+    """A file found while a run is expanded; `file_ref` is what makes it one file of the run."""
+
+    file_ref: str
+    file_id: str | None
+    path: str
+    size_bytes: int | None
+    size_class: SizeClass
+    error_class: ErrorClass | None = None
+    error_detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedFile:
+    """A file this process may write the result of, as long as `fence` is the ledger's."""
+
+    file_no: int
+    file_id: str
+    path: str
+    size_bytes: int | None
+    fence: int
+    attempts: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One call owed to LABDRIVE. `body` holds plain values; the paths and names are added on the way out."""
+
+    kind: ReportKind
+    body: Mapping[str, Any]
+    file_no: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOutcome:
+    """How one claim of a file ended.
+
+    `state` is DONE, FAILED, DEAD, or READY: again after `retry_in_s`, with the attempt counted unless
+    `counted` is false (a worker that was told to stop gives its files back).
+    `entry` is the body of the ledger entry, `reports` what is owed; both are written only with the result.
+    """
+
+    file_no: int
+    fence: int
+    state: FileState
+    error_class: ErrorClass | None = None
+    error_detail: str | None = None
+    retry_in_s: float = 0.0
+    counted: bool = True
+    size_bytes: int | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    etag: str | None = None
+    version_id: str | None = None
+    verdict: str | None = None
+    entry: Mapping[str, Any] | None = None
+    reports: Sequence[Report] = ()

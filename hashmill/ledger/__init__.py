@@ -1,0 +1,1 @@
+"""Floor 1: the audit ledger, the one source of truth."""

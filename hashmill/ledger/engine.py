@@ -1,0 +1,140 @@
+"""
+The ledger's connection: SQLite (WAL) or PostgreSQL behind a small thread pool.
+
+The functions of this room are plain: they take an open connection inside one transaction. `Ledger.write`
+and `Ledger.read` run them on a thread of the pool, so that steps stay `async` and migrations, the CLI and
+tests use the same functions without an async twin.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from hashmill.domain.errors import LedgerUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class now_ms(FunctionElement[int]):  # noqa: N801 - it reads as the SQL function it is
+    """The database's clock in milliseconds since 1970: the only clock that leases know."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
+@compiles(now_ms, "postgresql")
+def _now_ms_postgresql(element: now_ms, compiler: Any, **kw: Any) -> str:
+    # clock_timestamp, not now(): a transaction that waited for a lock must not live in the past.
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+
+
+@compiles(now_ms, "sqlite")
+def _now_ms_sqlite(element: now_ms, compiler: Any, **kw: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+
+
+def open_engine(url: str, *, threads: int = 1, timeout_s: float = 10.0) -> sa.Engine:
+    """Return an engine whose connections wait at most `timeout_s` for a connect, a lock or a statement."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = sa.create_engine(parsed, poolclass=sa.QueuePool, pool_size=threads, max_overflow=0)
+
+        @sa.event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, record: Any) -> None:
+            # We say BEGIN ourselves: the driver's own habit would start read transactions that
+            # cannot become writers while somebody else writes.
+            connection.isolation_level = None
+            for pragma in (
+                f"busy_timeout = {int(timeout_s * 1000)}",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+                "temp_store = MEMORY",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+
+        @sa.event.listens_for(engine, "begin")
+        def _begin(connection: sa.Connection) -> None:
+            how = "DEFERRED" if connection.get_execution_options().get("reads") else "IMMEDIATE"
+            connection.exec_driver_sql(f"BEGIN {how}")
+
+        return engine
+    timeout_ms = int(timeout_s * 1000)
+    return sa.create_engine(
+        parsed,
+        pool_size=threads,
+        max_overflow=0,
+        pool_timeout=timeout_s,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": max(2, int(timeout_s)),
+            "options": f"-c statement_timeout={timeout_ms} -c lock_timeout={timeout_ms}",
+            "keepalives_idle": 5,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": timeout_ms,
+        },
+    )
+
+
+class Ledger:
+    """An open ledger. One per process; `close()` when the process ends."""
+
+    def __init__(self, url: str, *, threads: int = 4, timeout_s: float = 10.0) -> None:
+        sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+        # SQLite has one writer in all the world; a second thread lets a page be read beside it.
+        self._threads = 2 if sqlite else threads
+        self.engine = open_engine(url, threads=self._threads, timeout_s=timeout_s)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="ledger")
+
+    async def write(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, …)` in one transaction and return what it returns, after the commit.
+
+        Raises `LedgerUnavailable` when the database cannot be reached, is locked too long or is full.
+        Cancelling the caller does not undo a transaction under way: it commits or fails as a whole.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: self.write_now(work, *args, **kwargs))
+
+    async def read(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `write`, in a transaction that only reads and so waits for no writer."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: self.read_now(work, *args, **kwargs))
+
+    def write_now(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`write` for callers without a loop: the CLI, migrations, tests."""
+        try:
+            with self.engine.begin() as connection:
+                return work(connection, *args, **kwargs)
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise LedgerUnavailable(_reason(error)) from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise LedgerUnavailable(_reason(error)) from error
+            raise
+
+    def read_now(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`read` for callers without a loop."""
+        try:
+            with self.engine.connect().execution_options(reads=True) as connection, connection.begin():
+                return work(connection, *args, **kwargs)
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise LedgerUnavailable(_reason(error)) from error
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+        self.engine.dispose()
+
+
+def _reason(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    first_line = str(cause).strip().splitlines()
+    return f"the ledger is not available: {first_line[0] if first_line else type(cause).__name__}"

@@ -1,0 +1,363 @@
+"""Files: queued by the dispatcher, claimed under a lease, settled under a fence, taken back by the sweep."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from hashmill.domain.errors import ErrorClass
+from hashmill.domain.job import FileState, RunState, SizeClass
+from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
+from hashmill.ledger import entries, outbox
+from hashmill.ledger.engine import now_ms
+from hashmill.ledger.runs import settle_if_done
+from hashmill.ledger.tables import files, runs
+
+ENDED = (FileState.DONE, FileState.FAILED, FileState.DEAD, FileState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """A run that may have files to hand out; `priority` 0 is the most urgent, 9 the least."""
+
+    run_id: str
+    tenant_id: str
+    priority: int
+
+
+def open_runs(connection: sa.Connection, *, limit: int = 1000) -> list[OpenRun]:
+    """Return the runs with open files, oldest first."""
+    rows = connection.execute(
+        sa.select(runs.c.run_id, runs.c.tenant_id, runs.c.priority)
+        .where(runs.c.state.in_([RunState.EXPANDING, RunState.RUNNING]), runs.c.files_open > 0)
+        .order_by(runs.c.run_id)
+        .limit(limit)
+    )
+    return [OpenRun(run_id=row.run_id, tenant_id=row.tenant_id, priority=row.priority) for row in rows]
+
+
+def outstanding(connection: sa.Connection) -> dict[SizeClass, int]:
+    """Return how many files are queued or running, by size class."""
+    rows = connection.execute(
+        sa.select(files.c.size_class, sa.func.count())
+        .where(files.c.state.in_([FileState.QUEUED, FileState.RUNNING]))
+        .group_by(files.c.size_class)
+    )
+    return {SizeClass(size_class): count for size_class, count in rows}
+
+
+def queue(
+    connection: sa.Connection, run_id: str, size_class: SizeClass, *, after_no: int, limit: int
+) -> tuple[tuple[int, int], ...]:
+    """Queue the next ready files of a run behind `after_no` and return their (file_no, epoch).
+
+    The caller walks each run with a cursor: taking from the head of the table again and again would walk
+    over the dead index entries of everything taken before.
+    """
+    numbers = list(
+        connection.execute(
+            sa.select(files.c.file_no)
+            .where(
+                files.c.run_id == run_id,
+                files.c.size_class == size_class,
+                files.c.state == FileState.READY,
+                files.c.file_no > after_no,
+                files.c.not_before_ms <= now_ms(),
+            )
+            .order_by(files.c.file_no)
+            .limit(limit)
+        ).scalars()
+    )
+    if not numbers:
+        return ()
+    rows = connection.execute(
+        sa.update(files)
+        .where(files.c.run_id == run_id, files.c.file_no.in_(numbers), files.c.state == FileState.READY)
+        .values(state=FileState.QUEUED, epoch=files.c.epoch + 1, queued_at_ms=now_ms())
+        .returning(files.c.file_no, files.c.epoch)
+    )
+    return tuple(sorted((row.file_no, row.epoch) for row in rows))
+
+
+def unqueue(connection: sa.Connection, ticket: Ticket) -> None:
+    """Take back a ticket that could not be published: its files are ready again."""
+    connection.execute(
+        sa.update(files)
+        .where(
+            files.c.run_id == ticket.run_id,
+            sa.tuple_(files.c.file_no, files.c.epoch).in_(ticket.files),
+            files.c.state == FileState.QUEUED,
+        )
+        .values(state=FileState.READY)
+    )
+
+
+def reissue(connection: sa.Connection, *, older_than_s: float, limit: int = 5000) -> int:
+    """Make files ready again whose ticket nobody claimed for so long; return how many.
+
+    The next ticket carries a new epoch, so the old one, should it still turn up, claims nothing.
+    """
+    late = (
+        sa.select(files.c.run_id, files.c.file_no)
+        .where(files.c.state == FileState.QUEUED, files.c.queued_at_ms < now_ms() - int(older_than_s * 1000))
+        .limit(limit)
+    )
+    return connection.execute(
+        sa.update(files)
+        .where(sa.tuple_(files.c.run_id, files.c.file_no).in_(late), files.c.state == FileState.QUEUED)
+        .values(state=FileState.READY)
+    ).rowcount
+
+
+def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: float) -> list[ClaimedFile]:
+    """Claim the files of a ticket that are still queued in the ticket's epoch; each gets a new fence."""
+    rows = connection.execute(
+        sa.update(files)
+        .where(
+            files.c.run_id == ticket.run_id,
+            sa.tuple_(files.c.file_no, files.c.epoch).in_(ticket.files),
+            files.c.state == FileState.QUEUED,
+        )
+        .values(
+            state=FileState.RUNNING,
+            fence=files.c.fence + 1,
+            lease_owner=owner,
+            lease_until_ms=now_ms() + int(lease_s * 1000),
+        )
+        .returning(
+            files.c.file_no,
+            files.c.file_id,
+            files.c.path,
+            files.c.size_bytes,
+            files.c.fence,
+            files.c.attempts,
+            files.c.generation,
+        )
+    )
+    claimed = [ClaimedFile(**row._mapping) for row in rows]
+    return sorted(claimed, key=lambda file: file.file_no)
+
+
+def renew(connection: sa.Connection, *, owner: str, lease_s: float) -> int:
+    """Renew every lease `owner` holds, in one statement; return how many."""
+    return connection.execute(
+        sa.update(files)
+        .where(files.c.lease_owner == owner, files.c.state == FileState.RUNNING, files.c.lease_until_ms >= now_ms())
+        .values(lease_until_ms=now_ms() + int(lease_s * 1000))
+    ).rowcount
+
+
+def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcome]) -> int:
+    """Write results, ledger entries, reports and the run's counters in this one transaction.
+
+    Only outcomes whose fence is still the ledger's are written; returns how many were refused.
+    """
+    if not outcomes:
+        return 0
+    fences = {
+        row.file_no: row.fence
+        for row in connection.execute(
+            sa.select(files.c.file_no, files.c.fence)
+            .where(
+                files.c.run_id == run_id,
+                files.c.file_no.in_([outcome.file_no for outcome in outcomes]),
+                files.c.state == FileState.RUNNING,
+            )
+            .order_by(files.c.file_no)
+            .with_for_update()
+        )
+    }
+    ours = [outcome for outcome in outcomes if fences.get(outcome.file_no) == outcome.fence]
+    if not ours:
+        return len(outcomes)
+    connection.execute(
+        sa.update(files)
+        .where(files.c.run_id == run_id, files.c.file_no == sa.bindparam("b_no"))
+        .values(
+            state=sa.bindparam("b_state"),
+            attempts=files.c.attempts + sa.bindparam("b_counted"),
+            not_before_ms=now_ms() + sa.bindparam("b_retry_in_ms"),
+            finished_at_ms=sa.case((sa.bindparam("b_ended"), now_ms()), else_=None),
+            lease_owner=None,
+            lease_until_ms=None,
+            error_class=sa.bindparam("b_error_class"),
+            error_detail=sa.bindparam("b_error_detail"),
+            verdict=sa.bindparam("b_verdict"),
+            digests=sa.bindparam("b_digests"),
+            etag=sa.bindparam("b_etag"),
+            version_id=sa.bindparam("b_version_id"),
+            size_bytes=sa.func.coalesce(sa.bindparam("b_size_bytes", type_=sa.BigInteger), files.c.size_bytes),
+        ),
+        [_bound(outcome) for outcome in ours],
+    )
+    ended = [outcome for outcome in ours if outcome.state in ENDED]
+    if ended:
+        _close(connection, run_id, ended)
+    return len(outcomes) - len(ours)
+
+
+def _bound(outcome: FileOutcome) -> dict[str, object]:
+    return {
+        "b_no": outcome.file_no,
+        "b_state": outcome.state,
+        "b_counted": int(outcome.counted),
+        "b_retry_in_ms": int(outcome.retry_in_s * 1000),
+        "b_ended": outcome.state in ENDED,
+        "b_error_class": outcome.error_class,
+        "b_error_detail": outcome.error_detail,
+        "b_verdict": outcome.verdict,
+        "b_digests": json.dumps(outcome.digests) if outcome.digests else None,
+        "b_etag": outcome.etag,
+        "b_version_id": outcome.version_id,
+        "b_size_bytes": outcome.size_bytes,
+    }
+
+
+def _close(connection: sa.Connection, run_id: str, ended: Sequence[FileOutcome]) -> None:
+    run = connection.execute(
+        sa.update(runs)
+        .where(runs.c.run_id == run_id)
+        .values(
+            files_open=runs.c.files_open - len(ended),
+            files_failed=runs.c.files_failed + sum(outcome.state != FileState.DONE for outcome in ended),
+            bytes_done=runs.c.bytes_done + sum(outcome.size_bytes or 0 for outcome in ended),
+        )
+        .returning(runs.c.tenant_id, runs.c.shard)
+    ).one()
+    kinds = {FileState.DONE: "file_hashed"}
+    entries.append(
+        connection,
+        run_id,
+        [(kinds.get(outcome.state, "file_failed"), outcome.entry) for outcome in ended if outcome.entry is not None],
+        tenant_id=run.tenant_id,
+        shard=run.shard,
+    )
+    outbox.owe(connection, run_id, [report for outcome in ended for report in outcome.reports], shard=run.shard)
+    settle_if_done(connection, run_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LapsedFile:
+    """A running file whose lease ran out; `lost_leases` counts this loss already."""
+
+    run_id: str
+    file_no: int
+    file_id: str
+    path: str
+    size_bytes: int | None
+    fence: int
+    attempts: int
+    generation: int
+    lost_leases: int
+    lease_owner: str | None
+
+
+def lapsed(connection: sa.Connection, *, limit: int = 500) -> list[LapsedFile]:
+    """Return running files whose lease ran out, and lock their rows."""
+    rows = connection.execute(
+        sa.select(
+            files.c.run_id,
+            files.c.file_no,
+            files.c.file_id,
+            files.c.path,
+            files.c.size_bytes,
+            files.c.fence,
+            files.c.attempts,
+            files.c.generation,
+            (files.c.lost_leases + 1).label("lost_leases"),
+            files.c.lease_owner,
+        )
+        .where(files.c.state == FileState.RUNNING, files.c.lease_until_ms < now_ms())
+        .order_by(files.c.run_id, files.c.file_no)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [LapsedFile(**row._mapping) for row in rows]
+
+
+def take_back(connection: sa.Connection, found: Sequence[LapsedFile]) -> None:
+    """Make lapsed files ready again, with one lost lease more; the fence rises, so the late owner writes nothing."""
+    for file in found:
+        connection.execute(
+            sa.update(files)
+            .where(files.c.run_id == file.run_id, files.c.file_no == file.file_no, files.c.fence == file.fence)
+            .values(
+                state=FileState.READY,
+                fence=files.c.fence + 1,
+                lost_leases=file.lost_leases,
+                lease_owner=None,
+                lease_until_ms=None,
+                error_class=ErrorClass.LEASE_LOST,
+                error_detail=f"the lease of {file.lease_owner} ran out",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRow:
+    """One file of a run as the ledger shows it."""
+
+    file_no: int
+    file_id: str | None
+    path: str
+    size_bytes: int | None
+    state: FileState
+    attempts: int
+    generation: int
+    error_class: str | None
+    error_detail: str | None
+    verdict: str | None
+    digests: Mapping[str, str]
+    etag: str | None
+    version_id: str | None
+    finished_at_ms: int | None
+
+
+def of_run(
+    connection: sa.Connection,
+    run_id: str,
+    *,
+    states: Sequence[FileState] = (),
+    error_class: str | None = None,
+    after_no: int = 0,
+    limit: int = 100,
+) -> list[FileRow]:
+    """Return the files of a run by number, from just behind `after_no`."""
+    columns = [files.c[name] for name in FileRow.__slots__]
+    statement = (
+        sa.select(*columns)
+        .where(files.c.run_id == run_id, files.c.file_no > after_no)
+        .order_by(files.c.file_no)
+        .limit(limit)
+    )
+    if states:
+        statement = statement.where(files.c.state.in_(states))
+    if error_class is not None:
+        statement = statement.where(files.c.error_class == error_class)
+    found = []
+    for row in connection.execute(statement):
+        values = dict(row._mapping)
+        values["state"] = FileState(values["state"])
+        values["digests"] = json.loads(values["digests"]) if values["digests"] else {}
+        found.append(FileRow(**values))
+    return found
+
+
+def count_by_state(connection: sa.Connection, run_id: str | None = None) -> dict[str, int]:
+    """Return how many files are in each state, in one run or in all."""
+    statement = sa.select(files.c.state, sa.func.count()).group_by(files.c.state)
+    if run_id is not None:
+        statement = statement.where(files.c.run_id == run_id)
+    return {state: count for state, count in connection.execute(statement)}
+
+
+def failed_by_class(connection: sa.Connection, run_id: str) -> dict[str, int]:
+    """Return how many files of a run failed, by error class."""
+    rows = connection.execute(
+        sa.select(files.c.error_class, sa.func.count())
+        .where(files.c.run_id == run_id, files.c.state.in_([FileState.FAILED, FileState.DEAD]))
+        .group_by(files.c.error_class)
+        .order_by(files.c.error_class)
+    )
+    return {error_class or "internal": count for error_class, count in rows}

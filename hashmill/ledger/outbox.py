@@ -1,0 +1,261 @@
+"""
+The outbox: what we owe LABDRIVE, written in the transaction that made it true.
+
+Delivered at least once, in order per run. A row found `sending` after a crash was perhaps delivered: it is sent
+again, and counted as uncertain.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from hashmill.domain.errors import ErrorClass
+from hashmill.domain.job import OutboxState, ReportKind
+from hashmill.domain.work import Report
+from hashmill.ledger.engine import now_ms
+from hashmill.ledger.tables import outbox, runs
+
+UNDELIVERED = (OutboxState.OWED, OutboxState.SENDING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwedReport:
+    """One row of the outbox; `age_s` is how long it has been owed."""
+
+    run_id: str
+    seq: int
+    file_no: int | None
+    kind: ReportKind
+    body: Mapping[str, Any]
+    attempts: int
+    uncertain: bool
+    age_s: float
+
+    @property
+    def token(self) -> str:
+        """Names this report for ever; sent as Idempotency-Key."""
+        return f"{self.run_id}:{self.seq}"
+
+
+def owe(connection: sa.Connection, run_id: str, reports: Sequence[Report], *, shard: int) -> None:
+    """Add `reports` behind what the run owes already."""
+    if not reports:
+        return
+    last = connection.execute(
+        sa.update(runs)
+        .where(runs.c.run_id == run_id)
+        .values(outbox_seq=runs.c.outbox_seq + len(reports), outbox_owed=runs.c.outbox_owed + len(reports))
+        .returning(runs.c.outbox_seq)
+    ).scalar_one()
+    first = last - len(reports) + 1
+    connection.execute(
+        sa.insert(outbox).values(created_at_ms=now_ms()),
+        [
+            {
+                "run_id": run_id,
+                "seq": first + offset,
+                "shard": shard,
+                "file_no": report.file_no,
+                "kind": report.kind,
+                "body": json.dumps(report.body, ensure_ascii=False),
+                "state": OutboxState.OWED,
+                "attempts": 0,
+                "next_at_ms": 0,
+            }
+            for offset, report in enumerate(reports)
+        ],
+    )
+
+
+def runs_that_owe(connection: sa.Connection, *, limit: int = 200) -> list[str]:
+    """Return runs with undelivered reports, oldest first."""
+    return list(
+        connection.execute(
+            sa.select(runs.c.run_id).where(runs.c.outbox_owed > 0).order_by(runs.c.run_id).limit(limit)
+        ).scalars()
+    )
+
+
+def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[OwedReport]:
+    """Mark the next reports of a run as being sent and return them in order.
+
+    A status is a fence: nothing behind it is taken before it is through, and it is taken alone.
+    A report that is not due yet holds back only what belongs to the same file.
+    """
+    rows = connection.execute(
+        sa.select(
+            outbox, (now_ms() - outbox.c.created_at_ms).label("age_ms"), (outbox.c.next_at_ms <= now_ms()).label("due")
+        )
+        .where(outbox.c.run_id == run_id, outbox.c.state.in_(UNDELIVERED))
+        .order_by(outbox.c.seq)
+        .limit(limit)
+    ).all()
+    taken: list[sa.Row[Any]] = []
+    held_back: set[int | None] = set()
+    for row in rows:
+        if row.kind == ReportKind.STATUS:
+            if row.due and not taken and not held_back:
+                taken.append(row)
+            break
+        if not row.due or row.file_no in held_back:
+            held_back.add(row.file_no)
+            continue
+        taken.append(row)
+    if not taken:
+        return []
+    connection.execute(
+        sa.update(outbox)
+        .where(outbox.c.run_id == run_id, outbox.c.seq.in_([row.seq for row in taken]))
+        .values(state=OutboxState.SENDING)
+    )
+    return [
+        OwedReport(
+            run_id=run_id,
+            seq=row.seq,
+            file_no=row.file_no,
+            kind=ReportKind(row.kind),
+            body=json.loads(row.body),
+            attempts=row.attempts,
+            uncertain=row.state == OutboxState.SENDING,
+            age_s=row.age_ms / 1000,
+        )
+        for row in taken
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponed:
+    """A report LABDRIVE could not take now."""
+
+    seq: int
+    after_s: float
+    error_class: ErrorClass
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A report that will never be taken."""
+
+    seq: int
+    error_class: ErrorClass
+    detail: str
+
+
+def mark(
+    connection: sa.Connection,
+    run_id: str,
+    *,
+    sent: Sequence[int] = (),
+    postponed: Sequence[Postponed] = (),
+    refused: Sequence[Refused] = (),
+    untouched: Sequence[int] = (),
+) -> None:
+    """Write down how the reports that were taken ended, in one transaction."""
+    if sent:
+        done = connection.execute(
+            sa.update(outbox)
+            .where(outbox.c.run_id == run_id, outbox.c.seq.in_(sent), outbox.c.state.in_(UNDELIVERED))
+            .values(state=OutboxState.SENT, sent_at_ms=now_ms(), attempts=outbox.c.attempts + 1, error_class=None)
+        ).rowcount
+        _lower(connection, run_id, owed=done)
+    for row in postponed:
+        connection.execute(
+            sa.update(outbox)
+            .where(outbox.c.run_id == run_id, outbox.c.seq == row.seq, outbox.c.state.in_(UNDELIVERED))
+            .values(
+                state=OutboxState.OWED,
+                attempts=outbox.c.attempts + 1,
+                next_at_ms=now_ms() + int(row.after_s * 1000),
+                error_class=row.error_class,
+                error_detail=row.detail,
+            )
+        )
+    dead = 0
+    for gone in refused:
+        dead += connection.execute(
+            sa.update(outbox)
+            .where(outbox.c.run_id == run_id, outbox.c.seq == gone.seq, outbox.c.state.in_(UNDELIVERED))
+            .values(
+                state=OutboxState.DEAD,
+                attempts=outbox.c.attempts + 1,
+                error_class=gone.error_class,
+                error_detail=gone.detail,
+            )
+        ).rowcount
+    if dead:
+        _lower(connection, run_id, owed=dead, dead=dead)
+    if untouched:
+        connection.execute(
+            sa.update(outbox)
+            .where(outbox.c.run_id == run_id, outbox.c.seq.in_(untouched), outbox.c.state == OutboxState.SENDING)
+            .values(state=OutboxState.OWED)
+        )
+
+
+def refuse_all(connection: sa.Connection, run_id: str, *, error_class: ErrorClass, detail: str) -> int:
+    """Set aside everything the run owes, when LABDRIVE will take none of it; return how many rows that were."""
+    dead = connection.execute(
+        sa.update(outbox)
+        .where(outbox.c.run_id == run_id, outbox.c.state.in_(UNDELIVERED))
+        .values(state=OutboxState.DEAD, error_class=error_class, error_detail=detail)
+    ).rowcount
+    _lower(connection, run_id, owed=dead, dead=dead)
+    return dead
+
+
+def revive(connection: sa.Connection, run_id: str) -> int:
+    """Owe again what was set aside, except status rows (a replay owes fresh ones); return how many rows."""
+    count = connection.execute(
+        sa.update(outbox)
+        .where(outbox.c.run_id == run_id, outbox.c.state == OutboxState.DEAD, outbox.c.kind != ReportKind.STATUS)
+        .values(state=OutboxState.OWED, next_at_ms=0, created_at_ms=now_ms())
+    ).rowcount
+    connection.execute(
+        sa.update(runs).where(runs.c.run_id == run_id).values(outbox_owed=runs.c.outbox_owed + count, outbox_dead=0)
+    )
+    return count
+
+
+def _lower(connection: sa.Connection, run_id: str, *, owed: int, dead: int = 0) -> None:
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.run_id == run_id)
+        .values(outbox_owed=runs.c.outbox_owed - owed, outbox_dead=runs.c.outbox_dead + dead)
+    )
+
+
+def dead_by_class(connection: sa.Connection, run_id: str) -> dict[str, int]:
+    """Return how many reports of a run were set aside, by error class."""
+    rows = connection.execute(
+        sa.select(outbox.c.error_class, sa.func.count())
+        .where(outbox.c.run_id == run_id, outbox.c.state == OutboxState.DEAD)
+        .group_by(outbox.c.error_class)
+    )
+    return {error_class or "internal": count for error_class, count in rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Debt:
+    """What the whole ledger owes; `oldest_s` is 0 when nothing is owed."""
+
+    owed: int
+    dead: int
+    oldest_s: float
+
+
+def debt(connection: sa.Connection) -> Debt:
+    """Return what is owed over all runs, from the runs' own counters."""
+    row = connection.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(runs.c.outbox_owed), 0).label("owed"),
+            sa.func.coalesce(sa.func.sum(runs.c.outbox_dead), 0).label("dead"),
+        )
+    ).one()
+    oldest = connection.execute(
+        sa.select(now_ms() - sa.func.min(outbox.c.created_at_ms)).where(outbox.c.state.in_(UNDELIVERED))
+    ).scalar_one_or_none()
+    return Debt(owed=int(row.owed), dead=int(row.dead), oldest_s=(oldest or 0) / 1000)

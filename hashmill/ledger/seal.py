@@ -1,0 +1,97 @@
+"""
+The event's keys at rest: sealed with AES-256-GCM, bound to their run, in a table of their own.
+
+The run's id is the associated data, so a sealed row moved to another run does not open.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from hashmill.domain.errors import ConfigFault, SecretExpired
+from hashmill.domain.secret import Secret
+from hashmill.ledger.engine import now_ms
+from hashmill.ledger.tables import secrets
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+
+def new_key() -> str:
+    """Return a fresh sealing key in the form the knob `secrets.seal_key` takes."""
+    return base64.b64encode(os.urandom(KEY_BYTES)).decode("ascii")
+
+
+class Sealer:
+    """Seals and opens the keys of events with one sealing key."""
+
+    def __init__(self, key: Secret) -> None:
+        try:
+            raw = base64.b64decode(key.reveal(), validate=True)
+        except (binascii.Error, ValueError):
+            raw = b""
+        if len(raw) != KEY_BYTES:
+            raise ConfigFault(
+                "secrets.seal_key must be 32 bytes in base64: make one with `hashmill secrets new-key` and set "
+                "HASHMILL_SECRETS__SEAL_KEY to it, the same for intake and workers"
+            )
+        self._cipher = AESGCM(raw)
+        self.key_id = hashlib.sha256(b"hashmill seal key" + raw).hexdigest()[:16]
+
+    def put(self, connection: sa.Connection, run_id: str, keys: Mapping[str, Secret]) -> None:
+        """Seal `keys` for `run_id`."""
+        plain = json.dumps({name: key.reveal() for name, key in keys.items()}).encode()
+        nonce = os.urandom(NONCE_BYTES)
+        connection.execute(
+            sa.insert(secrets).values(
+                run_id=run_id,
+                key_id=self.key_id,
+                nonce=nonce,
+                sealed=self._cipher.encrypt(nonce, plain, run_id.encode()),
+            )
+        )
+
+    def open(self, connection: sa.Connection, run_id: str) -> dict[str, Secret]:
+        """Return the keys of `run_id`, or raise `SecretExpired` when they were wiped or do not open."""
+        row = connection.execute(sa.select(secrets).where(secrets.c.run_id == run_id)).one_or_none()
+        if row is None:
+            raise SecretExpired(f"run {run_id}: its keys were wiped; post the event again")
+        if row.key_id != self.key_id:
+            raise SecretExpired(
+                f"run {run_id}: its keys were sealed with key {row.key_id}, this process has {self.key_id}: "
+                "set secrets.seal_key to the key the intake used"
+            )
+        try:
+            plain = self._cipher.decrypt(bytes(row.nonce), bytes(row.sealed), run_id.encode())
+        except InvalidTag as error:
+            raise SecretExpired(f"run {run_id}: its sealed keys were altered; post the event again") from error
+        return {name: Secret(value) for name, value in json.loads(plain).items()}
+
+
+def wipe(connection: sa.Connection, run_id: str) -> None:
+    """Delete the keys of a run: nothing can need them any more."""
+    connection.execute(sa.delete(secrets).where(secrets.c.run_id == run_id))
+
+
+def keep_for(connection: sa.Connection, run_id: str, *, days: int) -> None:
+    """Let the keys of a failed run live `days` more, for a replay."""
+    connection.execute(
+        sa.update(secrets).where(secrets.c.run_id == run_id).values(wipe_after_ms=now_ms() + days * 86_400_000)
+    )
+
+
+def keep(connection: sa.Connection, run_id: str) -> None:
+    """Let the keys of a run live until it ends: it is being replayed."""
+    connection.execute(sa.update(secrets).where(secrets.c.run_id == run_id).values(wipe_after_ms=None))
+
+
+def wipe_expired(connection: sa.Connection) -> int:
+    """Delete the keys whose time is over; return how many rows."""
+    return connection.execute(sa.delete(secrets).where(secrets.c.wipe_after_ms < now_ms())).rowcount
