@@ -1,0 +1,65 @@
+# Every target sets up what it needs; on a clean clone `make test` and `make demo` are enough.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+READY := .venv/.ready
+
+# uv brings its own certificates; a machine may need the system's.
+export UV_SYSTEM_CERTS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test fault bench demo up docs lock clean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+setup: $(READY) ## the environment in .venv, from the locked versions
+
+$(READY): requirements-all.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON). Install Python 3.11 or newer (Debian: apt-get install python3 python3-venv), or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11. Install a newer one and name it: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments. Install its venv module (Debian: apt-get install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION) || echo "uv could not be installed; pip does the same, only slower"
+	@if ! { test -x $(BIN)/uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-all.txt \
+	        && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; }; then \
+	  echo "going on with pip"; \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-all.txt && $(BIN)/python -m pip install --quiet --no-deps -e .; \
+	fi
+	@touch $@
+
+check: $(READY) ## format, lint, types, floors, locks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@! grep -nE 'https?://' requirements.txt requirements-all.txt || { echo "a lock file must not hold an address"; exit 1; }
+
+test: $(READY) ## the whole suite but the faults, on servers it starts itself (ARGS="-k name" narrows it)
+	$(BIN)/pytest $(ARGS)
+
+fault: $(READY) ## kills, cuts and refusals
+	$(BIN)/pytest -m fault $(ARGS)
+
+bench: $(READY) ## the benchmarks, one after the other
+	@for question in benchmarks/bench_*.py; do echo "$$question"; $(BIN)/python $$question || exit 1; done
+
+demo: $(READY) ## one event from the trigger to the proof (KEEP=1 leaves it running)
+	$(BIN)/hashmill demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
+
+up: $(READY) ## the whole service on this machine, until Ctrl-C
+	$(BIN)/hashmill up
+
+docs: $(READY) ## write docs/settings.md anew from the knobs
+	$(BIN)/hashmill settings --markdown > docs/settings.md
+
+lock: $(READY) ## resolve the dependencies anew and write both lock files
+	$(BIN)/uv lock
+	$(BIN)/uv export --quiet --no-emit-project --no-default-groups --format requirements-txt -o requirements.txt
+	$(BIN)/uv export --quiet --no-emit-project --all-groups --format requirements-txt -o requirements-all.txt
+
+clean: ## remove caches and what was built; the environment stays
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .run dist build
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
