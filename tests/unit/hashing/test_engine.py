@@ -1,0 +1,236 @@
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashmill.domain.digest import DEFAULT_ALGORITHMS, KNOWN_ALGORITHMS
+from hashmill.domain.errors import AlgorithmFailed, ObjectTruncated
+from hashmill.hashing import registry
+from hashmill.hashing.engine import HashEngine
+from hashmill.hashing.registry import Block, Hasher, open_hasher
+
+PATIENCE_S = 20.0
+
+
+class Probe:
+    """A hasher that calls `seen` with each block and digests nothing."""
+
+    backend = "probe/1"
+
+    def __init__(self, seen: Callable[[Block], object]) -> None:
+        self._seen = seen
+
+    def update(self, block: Block, /) -> None:
+        self._seen(block)
+
+    def hexdigest(self) -> str:
+        return "00"
+
+
+@pytest.fixture
+def engine() -> Iterator[HashEngine]:
+    engine = HashEngine(threads=2, inline_max_bytes=16)
+    yield engine
+    engine.close()
+
+
+def teach(monkeypatch: pytest.MonkeyPatch, name: str, seen: Callable[[Block], object]) -> None:
+    opener: Callable[[], Hasher] = lambda: Probe(seen)  # noqa: E731
+    monkeypatch.setitem(registry._OPENERS, name, opener)
+
+
+async def in_two_buffers(body: bytes, block_bytes: int) -> AsyncIterator[memoryview]:
+    """Give `body` through two buffers in turn, as a reader does that holds no more than two blocks."""
+    buffers = (bytearray(block_bytes), bytearray(block_bytes))
+    for number, start in enumerate(range(0, len(body), block_bytes)):
+        block = body[start : start + block_bytes]
+        buffer = buffers[number % 2]
+        buffer[: len(block)] = block
+        await asyncio.sleep(0)
+        yield memoryview(buffer)[: len(block)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(body=st.binary(max_size=20_000), block_bytes=st.integers(1, 9_000), inline_max_bytes=st.integers(0, 4_000))
+def test_where_the_blocks_are_cut_never_changes_a_digest(body: bytes, block_bytes: int, inline_max_bytes: int) -> None:
+    engine = HashEngine(threads=2, inline_max_bytes=inline_max_bytes)
+    try:
+        hashed = asyncio.run(engine.digest(in_two_buffers(body, max(block_bytes, len(body) // 50)), KNOWN_ALGORITHMS))
+    finally:
+        engine.close()
+
+    whole = {}
+    for name in KNOWN_ALGORITHMS:
+        hasher = open_hasher(name)
+        hasher.update(body)
+        whole[name] = hasher.hexdigest()
+    assert hashed.size_bytes == len(body)
+    assert hashed.digests == whole
+
+
+async def test_an_empty_object_has_the_digests_of_nothing(engine: HashEngine) -> None:
+    hashed = await engine.digest(in_two_buffers(b"", 1), DEFAULT_ALGORITHMS)
+
+    assert hashed.size_bytes == 0
+    assert hashed.digests == {name: hashlib.new(name).hexdigest() for name in DEFAULT_ALGORITHMS}
+
+
+async def test_digests_and_backends_stand_in_the_order_asked_for_and_once(engine: HashEngine) -> None:
+    hashed = await engine.digest(in_two_buffers(b"x" * 99, 50), ("sha1", "md5", "sha1"))
+
+    assert list(hashed.digests) == list(hashed.backends) == ["sha1", "md5"]
+    assert hashed.backends["md5"].startswith("hashlib/OpenSSL ")
+
+
+async def test_many_objects_share_the_engine_and_do_not_mix(engine: HashEngine) -> None:
+    bodies = [bytes([number]) * (number * 37) for number in range(64)]
+
+    hashed = await asyncio.gather(*(engine.digest(in_two_buffers(body, 64), ("sha256",)) for body in bodies))
+
+    assert [one.digests["sha256"] for one in hashed] == [hashlib.sha256(body).hexdigest() for body in bodies]
+
+
+async def test_the_next_block_is_fetched_while_the_present_one_is_hashed(
+    engine: HashEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_was_asked_for = threading.Event()
+    in_time: list[bool] = []
+    teach(monkeypatch, "probe", lambda _block: in_time.append(next_was_asked_for.wait(PATIENCE_S)))
+
+    async def blocks() -> AsyncIterator[bytes]:
+        yield bytes(100)
+        next_was_asked_for.set()
+
+    await engine.digest(blocks(), ("probe",))
+
+    assert in_time == [True]
+
+
+async def test_small_blocks_are_hashed_in_the_loop_and_large_ones_are_not(
+    engine: HashEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[int, str] = {}
+    teach(monkeypatch, "probe", lambda block: threads.setdefault(len(block), threading.current_thread().name))
+
+    async def blocks() -> AsyncIterator[bytes]:
+        yield bytes(17)
+        yield bytes(16)
+
+    await engine.digest(blocks(), ("probe",))
+
+    assert threads[16] == threading.current_thread().name
+    assert threads[17].startswith("hash")
+
+
+async def test_a_lone_object_is_hashed_by_several_threads_at_once(
+    engine: HashEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=PATIENCE_S)
+    teach(monkeypatch, "one", lambda _block: both.wait())
+    teach(monkeypatch, "two", lambda _block: both.wait())
+
+    hashed = await engine.digest(in_two_buffers(bytes(300), 100), ("one", "two"))
+
+    assert hashed.size_bytes == 300
+
+
+async def test_with_many_objects_one_thread_feeds_all_algorithms_of_a_block(
+    engine: HashEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed_by: dict[int, set[str]] = {}
+
+    def seen(block: Block) -> None:
+        fed_by.setdefault(block[0], set()).add(threading.current_thread().name)
+
+    teach(monkeypatch, "one", seen)
+    teach(monkeypatch, "two", seen)
+    other_may_end = asyncio.Event()
+
+    async def other() -> AsyncIterator[bytes]:
+        await other_may_end.wait()
+        return
+        yield b""
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(engine.digest(other(), ("md5",)))
+        await asyncio.sleep(0)
+        await engine.digest(
+            in_two_buffers(bytes(number for number in range(50) for _ in range(100)), 100), ("one", "two")
+        )
+        other_may_end.set()
+
+    assert [len(threads) for threads in fed_by.values()] == [1] * 50
+
+
+@pytest.mark.parametrize("size_bytes", [1, 1000])
+async def test_a_failing_library_is_reported_by_the_algorithms_name(
+    engine: HashEngine, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    def fail(_block: Block) -> None:
+        raise MemoryError("no room")
+
+    teach(monkeypatch, "probe", fail)
+
+    with pytest.raises(AlgorithmFailed, match=r"^probe \(probe/1\): no room$"):
+        await engine.digest(in_two_buffers(bytes(size_bytes), 500), ("md5", "probe", "sha1"))
+
+
+async def test_an_unknown_algorithm_is_refused_before_anything_is_read(engine: HashEngine) -> None:
+    asked = []
+
+    async def blocks() -> AsyncIterator[bytes]:
+        asked.append(True)
+        yield b"x"
+
+    with pytest.raises(AlgorithmFailed, match="no such algorithm"):
+        await engine.digest(blocks(), ("md5", "crc1"))
+    assert asked == []
+
+
+async def test_what_the_source_raises_goes_through_even_when_a_hasher_fails_too(
+    engine: HashEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_block: Block) -> None:
+        raise ValueError("late")
+
+    teach(monkeypatch, "probe", fail)
+
+    async def blocks() -> AsyncIterator[bytes]:
+        yield bytes(1000)
+        raise ObjectTruncated("key", expected_bytes=2000, received_bytes=1000)
+
+    with pytest.raises(ObjectTruncated):
+        await engine.digest(blocks(), ("probe",))
+
+
+async def test_cancelling_waits_until_no_thread_touches_a_block(
+    engine: HashEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    hashing = asyncio.Event()
+    may_end = threading.Event()
+
+    def seen(_block: Block) -> None:
+        loop.call_soon_threadsafe(hashing.set)
+        assert may_end.wait(PATIENCE_S)
+
+    teach(monkeypatch, "probe", seen)
+
+    async def blocks() -> AsyncIterator[bytes]:
+        yield bytes(1000)
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(engine.digest(blocks(), ("probe",)))
+    await hashing.wait()
+    for _ in range(3):  # impatient
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=0.02)
+        assert not done
+    may_end.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
