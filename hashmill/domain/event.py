@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from hashmill.domain.digest import DEFAULT_ALGORITHMS
 from hashmill.domain.errors import EventFault, EventInvalid
-from hashmill.domain.event_wire import PRIORITY_DEFAULT, EventBody, FunctionParams, LabdriveBlock, unstorable
+from hashmill.domain.event_wire import PRIORITY_DEFAULT, EventBody, FunctionParams, LabdriveBlock
 from hashmill.domain.secret import Secret
+from hashmill.domain.text import unstorable
 
 DEPTH_MAX = 64
 FAULTS_MAX = 100

@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from hashmill.domain.digest import DEFAULT_ALGORITHMS
 from hashmill.domain.origin import api_base
 from hashmill.domain.secret import Secret
+from hashmill.domain.text import unstorable
 
 ID_MAX_CHARS = 255
 TEXT_MAX_CHARS = 4096
@@ -33,18 +34,12 @@ PRIORITIES = range(10)
 PRIORITY_DEFAULT = 5
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 
 
 def wrong(problem: str) -> PydanticCustomError:
     """Return the error that becomes one fault with `problem` as its text."""
     return PydanticCustomError("event", "{problem}", {"problem": problem})
-
-
-def unstorable(text: str) -> bool:
-    """Say whether `text` holds NUL or half a surrogate pair, which neither PostgreSQL nor UTF-8 can hold."""
-    return _UNSTORABLE.search(text) is not None
 
 
 def _id(value: object) -> str:

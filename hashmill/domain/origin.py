@@ -7,6 +7,7 @@ from yarl import URL
 _NEVER = re.compile(r"[\x00-\x20\x7f-\xa0\\]")
 # After IDNA: a character that maps to several may leave a blank or a slash in the host.
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+_API_END = re.compile(r"(/api|/)+$")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -28,8 +29,7 @@ def api_base(url: str) -> str:
     origin, path = _split(url)
     if "?" in url or "#" in url:
         raise ValueError("must have no query and no fragment")
-    path = path.rstrip("/")
-    return origin + path.removesuffix("/api").rstrip("/")
+    return origin + _API_END.sub("", path)
 
 
 def _split(url: str) -> tuple[str, str]:

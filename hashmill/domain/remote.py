@@ -15,8 +15,8 @@ class RemoteKind(StrEnum):
 class RemoteFile:
     """One item of a container.
 
-    `path` is relative to the container: the platform's full path without its one leading slash. `size_bytes` is None when
-    the platform does not say. A deleted item may still exist (known: soft delete).
+    `path` is relative to the container: the platform's full path without its one leading slash. `size_bytes` is None
+    when the platform does not say. A deleted item may still exist (known: soft delete).
     """
 
     file_id: str

@@ -60,6 +60,7 @@ def test_what_leads_somewhere_unclear_has_no_origin(url: str) -> None:
         ("https://h/archive", "https://h/archive"),
         ("https://api", "https://api"),
         ("https://h/myapi", "https://h/myapi"),
+        ("https://h/api/api", "https://h"),
     ],
 )
 def test_the_base_has_no_trailing_slash_and_no_trailing_api(url: str, base: str) -> None:
@@ -81,3 +82,10 @@ def test_any_text_has_an_origin_that_is_its_own_origin_or_none(text: str) -> Non
             continue
 
         assert origin_of(origin) == origin
+
+
+@given(st.text("/api", max_size=30))
+def test_a_base_is_its_own_base(path: str) -> None:
+    base = api_base(f"https://h/{path}")
+
+    assert api_base(base) == base
