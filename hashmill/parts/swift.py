@@ -139,8 +139,8 @@ class Cluster:
         for store, port in zip(STORES, self._store_ports, strict=True):
             (etc / f"{store}.conf").write_text(STORE_CONF.format(store=store, port=port, **common))
         ports = json.dumps(dict(zip(STORES, self._store_ports, strict=True)))
-        done = subprocess.run(  # noqa: S603 - our own file
-            [sys.executable, RINGS, etc, ports], capture_output=True, text=True, check=False
+        done = subprocess.run(  # noqa: S603 - our own file; -P, or it would find this module as `swift`
+            [sys.executable, "-P", RINGS, etc, ports], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise PartFailed(f"Swift's rings could not be written:\n{done.stderr}")

@@ -1,7 +1,7 @@
 """
 Writes Swift's three rings, each with the one device of its store.
 
-    python swift_rings.py FOLDER '{"object": 6200, "container": 6201, "account": 6202}'
+    python -P swift_rings.py FOLDER '{"object": 6200, "container": 6201, "account": 6202}'
 
 A process of its own, because Swift's import brings eventlet along.
 """
