@@ -26,11 +26,17 @@ class OpenRun:
     priority: int
 
 
-def open_runs(connection: sa.Connection, *, limit: int = 1000) -> list[OpenRun]:
-    """Return the runs with open files, oldest first."""
+def open_runs(connection: sa.Connection, size_class: SizeClass, *, limit: int = 1000) -> list[OpenRun]:
+    """Return the runs that have files of this class to hand out now, oldest first."""
+    ready = sa.exists().where(
+        files.c.run_id == runs.c.run_id,
+        files.c.size_class == size_class,
+        files.c.state == FileState.READY,
+        files.c.not_before_ms <= now_ms(),
+    )
     rows = connection.execute(
         sa.select(runs.c.run_id, runs.c.tenant_id, runs.c.priority)
-        .where(runs.c.state.in_([RunState.EXPANDING, RunState.RUNNING]), runs.c.files_open > 0)
+        .where(runs.c.state.in_([RunState.EXPANDING, RunState.RUNNING]), runs.c.files_open > 0, ready)
         .order_by(runs.c.run_id)
         .limit(limit)
     )

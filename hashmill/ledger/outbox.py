@@ -259,3 +259,24 @@ def debt(connection: sa.Connection) -> Debt:
         sa.select(now_ms() - sa.func.min(outbox.c.created_at_ms)).where(outbox.c.state.in_(UNDELIVERED))
     ).scalar_one_or_none()
     return Debt(owed=int(row.owed), dead=int(row.dead), oldest_s=(oldest or 0) / 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalStatus:
+    """The newest status of a run that was owed, and whether LABDRIVE took it."""
+
+    status: str
+    delivered: bool
+
+
+def final_status(connection: sa.Connection, run_id: str) -> FinalStatus | None:
+    """Return the last status report of a run."""
+    row = connection.execute(
+        sa.select(outbox.c.body, outbox.c.state)
+        .where(outbox.c.run_id == run_id, outbox.c.kind == ReportKind.STATUS)
+        .order_by(outbox.c.seq.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    return FinalStatus(status=json.loads(row.body)["status"], delivered=row.state == OutboxState.SENT)

@@ -28,6 +28,7 @@ class Run:
     event: Mapping[str, Any]
     job_id: str
     container_id: str
+    storage_id: str | None
     priority: int
     state: RunState
     generation: int
@@ -116,6 +117,16 @@ def get(connection: sa.Connection, run_id: str) -> Run | None:
     """Return one run, or None."""
     row = connection.execute(sa.select(*_COLUMNS).where(runs.c.run_id == run_id)).one_or_none()
     return _run(row) if row else None
+
+
+def age_s(connection: sa.Connection, run_id: str) -> float:
+    """Return for how long the run has been in the ledger, in seconds; since its newest replay, when there was one."""
+    age_ms = connection.execute(
+        sa.select(now_ms() - sa.func.coalesce(runs.c.replayed_at_ms, runs.c.created_at_ms)).where(
+            runs.c.run_id == run_id
+        )
+    ).scalar_one()
+    return float(age_ms) / 1000
 
 
 def of_job(connection: sa.Connection, job_id: str) -> list[Run]:
@@ -208,6 +219,15 @@ def claim_expansion(
         values["state"] = RunState.EXPANDING
     run = Run(**{**values, "event": json.loads(values["event"]), "state": RunState(values["state"])})
     return Expansion(run=run, fence=fence, cursor=json.loads(cursor) if cursor else {}, attempts=attempts)
+
+
+def know_storage(connection: sa.Connection, expansion: Expansion, storage_id: str) -> None:
+    """Write down in which LABDRIVE storage the run's container lives: it decides where its objects are read."""
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.run_id == expansion.run.run_id, runs.c.expand_fence == expansion.fence)
+        .values(storage_id=storage_id)
+    )
 
 
 def add_files(
@@ -317,7 +337,9 @@ def end_expansion(connection: sa.Connection, expansion: Expansion, entry: Mappin
     held = connection.execute(
         sa.update(runs)
         .where(runs.c.run_id == run.run_id, runs.c.expand_fence == expansion.fence, runs.c.state == RunState.EXPANDING)
-        .values(state=RunState.RUNNING, expanded_at_ms=now_ms(), expand_until_ms=None)
+        .values(
+            state=RunState.RUNNING, expanded_at_ms=now_ms(), expand_until_ms=None, error_class=None, error_detail=None
+        )
         .returning(runs.c.files_total, runs.c.bytes_total)
     ).one_or_none()
     if held is None:
@@ -357,7 +379,10 @@ def release_expansion(connection: sa.Connection, expansion: Expansion) -> None:
 def fail_expansion(
     connection: sa.Connection, expansion: Expansion, *, error_class: ErrorClass, detail: str, entry: Mapping[str, Any]
 ) -> bool:
-    """No further file of this run can be listed: what is written is worked to its end, then the run fails."""
+    """No further file of this run can be listed: what is written is worked to its end, then the run fails.
+
+    `expanded_at_ms` stays empty: that is how a replay knows that the listing is to be tried again.
+    """
     run = expansion.run
     held = connection.execute(
         sa.update(runs)
@@ -365,7 +390,6 @@ def fail_expansion(
         .values(
             state=RunState.RUNNING,
             expand_until_ms=None,
-            expanded_at_ms=now_ms(),
             error_class=error_class,
             error_detail=detail,
         )

@@ -95,3 +95,9 @@ def keep(connection: sa.Connection, run_id: str) -> None:
 def wipe_expired(connection: sa.Connection) -> int:
     """Delete the keys whose time is over; return how many rows."""
     return connection.execute(sa.delete(secrets).where(secrets.c.wipe_after_ms < now_ms())).rowcount
+
+
+def kept(connection: sa.Connection, run_id: str) -> bool:
+    """Return whether the keys of a run are still there."""
+    found = connection.execute(sa.select(secrets.c.run_id).where(secrets.c.run_id == run_id)).one_or_none()
+    return found is not None

@@ -1,0 +1,59 @@
+"""Who is served next: weighted round robin over tenants, and over the runs of a tenant by priority."""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(slots=True)
+class DeficitRing(Generic[K]):
+    """Deficit round robin over keys that come and go.
+
+    Each round a key earns its weight in credit and spends one per ticket; what it could not use is kept only while it
+    has work, so nobody saves up. Keys keep their place between calls, so a long queue of one key never
+    holds up another.
+    """
+
+    _order: deque[K] = field(default_factory=deque)
+    _credit: dict[K, float] = field(default_factory=dict)
+
+    def serve(self, weights: Mapping[K, float], room: int, take: Callable[[K], int]) -> int:
+        """Call `take(key)` in fair order until `room` tickets were given or nobody has any; return how many were.
+
+        `take` gives out at most one ticket of that key and returns how many it gave (0 or 1).
+        `weights` names the keys that may have work now; higher weights are served more often.
+        """
+        for key in weights:
+            if key not in self._credit:
+                self._order.append(key)
+                self._credit[key] = 0.0
+        for key in [key for key in self._order if key not in weights]:
+            self._order.remove(key)
+            del self._credit[key]
+        given = 0
+        idle: set[K] = set()
+        top = max(weights.values(), default=1.0)
+        while given < room and len(idle) < len(self._order):
+            key = self._order[0]
+            if key not in idle:
+                if self._credit[key] < 1:
+                    self._credit[key] += weights[key] / top
+                while self._credit[key] >= 1 and given < room:
+                    if not take(key):
+                        idle.add(key)
+                        self._credit[key] = 0.0
+                        break
+                    given += 1
+                    self._credit[key] -= 1
+                if given >= room and self._credit[key] >= 1:
+                    break
+            self._order.rotate(-1)
+        return given
+
+
+def run_weights(runs: Sequence[tuple[str, int]]) -> dict[str, float]:
+    """Return the weight of each (run_id, priority) within its tenant: priority 0 counts ten times priority 9."""
+    return {run_id: float(10 - priority) for run_id, priority in runs}

@@ -1,0 +1,69 @@
+"""A posted event becomes a run: one transaction, then a bell that may stay unheard."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from hashmill.domain.errors import IdempotencyConflict
+from hashmill.domain.event import TriggerEvent, default_idempotency_key, event_digest, public_event
+from hashmill.domain.origin import check_origin
+from hashmill.domain.secret import Secret
+from hashmill.flow.tools import DoorTools
+from hashmill.ledger import runs
+from hashmill.ledger.runs import Run
+
+_ringing: set[asyncio.Future[bool]] = set()
+
+
+async def accept(tools: DoorTools, event: TriggerEvent, *, idempotency_key: str | None = None) -> tuple[Run, bool]:
+    """Return the run of this event and whether this call made it.
+
+    Raises `OriginRefused`, `IdempotencyConflict`, `LedgerUnavailable`. The broker being away is no error.
+    """
+    origin = check_origin(event.api_url, tools.rules.allowed_origins)
+    tenant_id = tools.rules.tenant_of(origin)
+    digest = event_digest(event)
+    run, made = await tools.ledger.write(
+        _accept, tools, event, tenant_id, idempotency_key or default_idempotency_key(event), digest
+    )
+    if not made and run.event_digest != digest:
+        raise IdempotencyConflict(
+            f"this idempotency key belongs to run {run.run_id}, made by another event; "
+            "send a key of its own for a new event, or replay the run"
+        )
+    if made:
+        # Not awaited: an answer must not wait for a broker that is away. The dispatcher looks for itself.
+        ringing = asyncio.get_running_loop().run_in_executor(tools.threads, tools.queue.ring, run.run_id)
+        _ringing.add(ringing)
+        ringing.add_done_callback(_ringing.discard)
+    return run, made
+
+
+def _accept(
+    connection: sa.Connection, tools: DoorTools, event: TriggerEvent, tenant_id: str, key: str, digest: str
+) -> tuple[Run, bool]:
+    public = public_event(event)
+    entry: Mapping[str, Any] = {"event": public, "event_digest": digest, "idempotency_key": key}
+    run, made = runs.accept(
+        connection,
+        tenant_id=tenant_id,
+        idempotency_key=key,
+        event_digest=digest,
+        event=public,
+        job_id=event.job_id,
+        container_id=event.container_id,
+        priority=event.priority,
+        entry=entry,
+    )
+    if made:
+        tools.sealer.put(connection, run.run_id, _needed_keys(event, use_root=tools.rules.use_root_key))
+    return run, made
+
+
+def _needed_keys(event: TriggerEvent, *, use_root: bool) -> dict[str, Secret]:
+    """Keep only the key that will be used: what is not stored cannot leak."""
+    if use_root and event.key_root:
+        return {"root": event.key_root}
+    return {"user": event.key_user}

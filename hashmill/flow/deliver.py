@@ -1,0 +1,221 @@
+"""
+What we owe LABDRIVE goes out: in order per run, at least once, one sender for a run at a time.
+
+RUNNING first; then hashes and messages, several at once but those of one file in order; the final status last
+and alone. While an API is away its runs pause together, so an outage costs a few probes and no attempts pile up.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hashmill.domain.errors import (
+    ApiAuth,
+    ApiRejected,
+    ApiUnavailable,
+    ErrorClass,
+    OriginRefused,
+    SecretExpired,
+)
+from hashmill.domain.job import JobStatus, MessageType, ReportKind
+from hashmill.domain.pause import jittered
+from hashmill.flow.access import access_of
+from hashmill.flow.tools import WorkTools
+from hashmill.labdrive.client import ApiAccess
+from hashmill.ledger import outbox, runs
+from hashmill.ledger.outbox import OwedReport, Postponed, Refused
+from hashmill.ledger.runs import Run
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+"""Reports taken and marked together: what a crash may send a second time."""
+
+
+@dataclass(slots=True)
+class Pause:
+    """An API that was away a moment ago: nobody calls it before `until_s` (monotonic)."""
+
+    failures: int = 0
+    until_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Deliverer:
+    """What the sender remembers between two rounds; losing it costs one extra probe per API."""
+
+    pauses: dict[str, Pause] = field(default_factory=dict)
+    apis: dict[str, str] = field(default_factory=dict)
+    at_work: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def round(self, tools: WorkTools) -> int:
+        """Start a sender for each run that owes something, up to `report_runs` at once; return how many are at work."""
+        for run_id, task in list(self.at_work.items()):
+            if task.done():
+                del self.at_work[run_id]
+                task.result()
+        room = tools.rules.report_runs - len(self.at_work)
+        if room > 0:
+            owing = await tools.ledger.read(outbox.runs_that_owe)
+            self.apis = {run_id: self.apis[run_id] for run_id in owing if run_id in self.apis}
+            owing = [run_id for run_id in owing if run_id not in self.at_work and not self._paused(run_id)]
+            for run_id in owing[:room]:
+                self.at_work[run_id] = asyncio.create_task(self._serve(tools, run_id))
+        if self.at_work:
+            await asyncio.wait(self.at_work.values(), timeout=tools.rules.tick_s, return_when=asyncio.FIRST_COMPLETED)
+        return len(self.at_work)
+
+    async def stop(self) -> None:
+        """Stop every sender; what was taken and not marked is found `sending` by the next leader."""
+        for task in self.at_work.values():
+            task.cancel()
+        await asyncio.gather(*self.at_work.values(), return_exceptions=True)
+        self.at_work.clear()
+
+    def _paused(self, run_id: str) -> bool:
+        pause = self.pauses.get(self.apis.get(run_id, ""))
+        return pause is not None and pause.until_s > time.monotonic()
+
+    async def _serve(self, tools: WorkTools, run_id: str) -> None:
+        run = await tools.ledger.read(runs.get, run_id)
+        if run is None:
+            return
+        api_url = self.apis[run_id] = str(run.event["api_url"])
+        self.pauses.setdefault(api_url, Pause())
+        if self._paused(run_id):
+            return
+        try:
+            access = await access_of(tools, run)
+            tools.labdrive.check(access)
+        except (SecretExpired, OriginRefused) as fault:
+            await self._refuse_all(tools, run, fault.error_class, str(fault))
+            return
+        taken = 0
+        while batch := await tools.ledger.write(outbox.take, run_id, limit=BATCH):
+            taken += len(batch)
+            if not await self._send(tools, run, access, batch):
+                break
+        if not taken:
+            await asyncio.sleep(tools.rules.tick_s)
+
+    async def _send(self, tools: WorkTools, run: Run, access: ApiAccess, batch: Sequence[OwedReport]) -> bool:
+        """Send a batch and write down how each report ended; False when the rest of the run must wait."""
+        groups: dict[int | None, list[OwedReport]] = {}
+        for report in batch:
+            groups.setdefault(report.file_no, []).append(report)
+        places = asyncio.Semaphore(tools.rules.report_concurrency)
+        result = _Result()
+
+        async def one_group(group: Sequence[OwedReport]) -> None:
+            async with places:
+                for report in group:
+                    if result.stop or not await self._send_one(tools, access, run, report, result):
+                        return
+
+        try:
+            await asyncio.gather(*(one_group(group) for group in groups.values()))
+        finally:
+            settled = {*result.sent, *(p.seq for p in result.postponed), *(r.seq for r in result.refused)}
+            await asyncio.shield(
+                tools.ledger.write(
+                    outbox.mark,
+                    run.run_id,
+                    sent=result.sent,
+                    postponed=result.postponed,
+                    refused=result.refused,
+                    untouched=[report.seq for report in batch if report.seq not in settled],
+                )
+            )
+        if result.locked_out:
+            await self._refuse_all(tools, run, ErrorClass.API_AUTH, result.locked_out)
+        pause = self.pauses[str(run.event["api_url"])]
+        if result.away:
+            pause.failures += 1
+            pause.until_s = time.monotonic() + max(
+                result.away_s,
+                jittered(pause.failures, base_s=tools.rules.report_base_s, cap_s=tools.rules.report_cap_s),
+            )
+        elif result.sent:
+            pause.failures = 0
+        return not result.stop
+
+    async def _send_one(
+        self, tools: WorkTools, access: ApiAccess, run: Run, report: OwedReport, result: "_Result"
+    ) -> bool:
+        """Send one report; True when the next one of its file may follow."""
+        if report.uncertain:
+            log.warning("report_uncertain", extra={"run_id": run.run_id, "seq": report.seq})
+        try:
+            await _call(tools, access, run, report)
+        except ApiUnavailable as trouble:
+            if report.age_s > tools.rules.report_give_up_after_s:
+                result.refused.append(Refused(seq=report.seq, error_class=trouble.error_class, detail=str(trouble)))
+                return True
+            pause_s = jittered(report.attempts, base_s=tools.rules.report_base_s, cap_s=tools.rules.report_cap_s)
+            after_s = max(pause_s, trouble.retry_after_s or 0.0)
+            result.postponed.append(
+                Postponed(seq=report.seq, after_s=after_s, error_class=trouble.error_class, detail=str(trouble))
+            )
+            result.away = True
+            result.away_s = max(result.away_s, trouble.retry_after_s or 0.0)
+            log.warning(
+                "report_postponed",
+                extra={"run_id": run.run_id, "seq": report.seq, "after_s": after_s, "reason": str(trouble)},
+            )
+            return False
+        except ApiAuth as refusal:
+            result.refused.append(Refused(seq=report.seq, error_class=refusal.error_class, detail=str(refusal)))
+            if refusal.status == 401:
+                result.locked_out = str(refusal)
+            return True
+        except ApiRejected as refusal:
+            log.error("report_refused", extra={"run_id": run.run_id, "seq": report.seq, "reason": str(refusal)})
+            result.refused.append(Refused(seq=report.seq, error_class=refusal.error_class, detail=str(refusal)))
+            return True
+        result.sent.append(report.seq)
+        return True
+
+    async def _refuse_all(self, tools: WorkTools, run: Run, error_class: ErrorClass, detail: str) -> None:
+        dead = await tools.ledger.write(outbox.refuse_all, run.run_id, error_class=error_class, detail=detail)
+        log.error(
+            "reports_refused",
+            extra={"run_id": run.run_id, "reports": dead, "error_class": error_class, "reason": detail},
+        )
+
+
+@dataclass(slots=True)
+class _Result:
+    """How the reports of one batch ended. `locked_out` is LABDRIVE's word when it refuses the key altogether."""
+
+    sent: list[int] = field(default_factory=list)
+    postponed: list[Postponed] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    away: bool = False
+    away_s: float = 0.0
+    locked_out: str = ""
+
+    @property
+    def stop(self) -> bool:
+        return self.away or bool(self.locked_out)
+
+
+async def _call(tools: WorkTools, access: ApiAccess, run: Run, report: OwedReport) -> None:
+    body = report.body
+    match report.kind:
+        case ReportKind.STATUS:
+            await tools.labdrive.set_job_status(access, run.job_id, JobStatus(body["status"]))
+        case ReportKind.MESSAGE:
+            await tools.labdrive.create_message(
+                access,
+                run.job_id,
+                body["text"],
+                MessageType(body["type"]),
+                file_id=body["file_id"],
+                idempotency_key=report.token,
+            )
+        case ReportKind.HASH:
+            await tools.labdrive.set_hash(
+                access, body["file_id"], body["algorithm"], body["digest"], idempotency_key=report.token
+            )

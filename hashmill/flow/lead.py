@@ -1,0 +1,118 @@
+"""
+Leading: dispatch, delivery, sweep and numbering run in one process at a time, the holder of a lease.
+
+Any process may take it. A leader that cannot renew in time stops by itself before anybody else can begin.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from hashmill.domain.errors import LedgerUnavailable
+from hashmill.flow.deliver import Deliverer
+from hashmill.flow.dispatch import Dispatcher
+from hashmill.flow.finish import finish
+from hashmill.flow.sweep import sweep
+from hashmill.flow.tools import WorkTools
+from hashmill.ledger import entries, leases
+
+log = logging.getLogger(__name__)
+
+LEADER = "leader"
+SWEEP_EVERY_S = 1.0
+
+
+async def lead(tools: WorkTools, stop: asyncio.Event) -> None:
+    """Try to lead, and lead, until `stop`; then let the lease go so that the next one begins at once."""
+    try:
+        while not stop.is_set():
+            if await _take(tools) is not None:
+                log.info("leading", extra={"process": tools.process})
+                await _while_leading(tools, stop)
+                log.info("not_leading", extra={"process": tools.process})
+            await _pause(stop, tools.rules.leader_lease_s / 3)
+    finally:
+        with suppress(LedgerUnavailable):
+            await tools.ledger.write(leases.release, LEADER, tools.process)
+
+
+async def _while_leading(tools: WorkTools, stop: asyncio.Event) -> None:
+    dispatcher, deliverer = Dispatcher(), Deliverer()
+
+    async def number() -> int:
+        return await tools.ledger.write(entries.number)
+
+    async def swept() -> int:
+        await sweep(tools)
+        return 0
+
+    duties = [
+        asyncio.create_task(_duty(tools, "dispatch", lambda: dispatcher.round(tools))),
+        asyncio.create_task(_duty(tools, "deliver", lambda: deliverer.round(tools))),
+        asyncio.create_task(_duty(tools, "finish", lambda: finish(tools))),
+        asyncio.create_task(_duty(tools, "number", number)),
+        asyncio.create_task(_duty(tools, "sweep", swept, idle_s=SWEEP_EVERY_S)),
+    ]
+    renewing = asyncio.create_task(_renew(tools))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([*duties, renewing, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (*duties, renewing, stopping):
+            task.cancel()
+        ended = await asyncio.gather(*duties, renewing, stopping, return_exceptions=True)
+        await deliverer.stop()
+    for outcome in ended:
+        if isinstance(outcome, Exception):
+            # A bug in a duty: said loudly, then somebody leads again. The other duties must not stop for good.
+            log.error("duty_failed", exc_info=outcome)
+
+
+async def _duty(
+    tools: WorkTools, name: str, round_: Callable[[], Awaitable[int]], *, idle_s: float | None = None
+) -> None:
+    """Run `round_` again and again, sooner while it has work; a ledger that is away is waited for."""
+    while True:
+        try:
+            worked = await round_()
+        except LedgerUnavailable as trouble:
+            log.warning("ledger_away", extra={"duty": name, "reason": str(trouble)})
+            worked = 0
+        pause_s = tools.rules.tick_s if worked else (idle_s or tools.rules.idle_tick_s)
+        await asyncio.sleep(pause_s)
+
+
+async def _renew(tools: WorkTools) -> None:
+    """Renew the lease every third of it; return when it is somebody else's or may be so by now."""
+    loop = asyncio.get_running_loop()
+    lease_s = tools.rules.leader_lease_s
+    held_until_s = loop.time() + lease_s
+    while True:
+        await asyncio.sleep(lease_s / 3)
+        asked_s = loop.time()
+        try:
+            async with asyncio.timeout_at(held_until_s - lease_s / 6):
+                fence = await _take(tools)
+        except TimeoutError:
+            return
+        if fence is not None:
+            held_until_s = asked_s + lease_s
+        elif loop.time() > held_until_s - lease_s / 3:
+            return
+
+
+async def _take(tools: WorkTools) -> int | None:
+    try:
+        return await tools.ledger.write(
+            leases.take, LEADER, tools.process, lease_s=tools.rules.leader_lease_s, detail={"process": tools.process}
+        )
+    except LedgerUnavailable as trouble:
+        log.warning("ledger_away", extra={"duty": "lead", "reason": str(trouble)})
+        return None
+
+
+async def _pause(stop: asyncio.Event, pause_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(pause_s):
+            await stop.wait()

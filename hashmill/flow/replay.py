@@ -1,0 +1,135 @@
+"""Replay: failed files again, as new attempts, through the same dispatch; ledgered with who and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import sqlalchemy as sa
+
+from hashmill.domain.errors import ReplayRefused
+from hashmill.domain.job import JobStatus
+from hashmill.flow import words
+from hashmill.flow.tools import DoorTools
+from hashmill.ledger import replays, runs, seal
+from hashmill.ledger.replays import Selection
+from hashmill.ledger.runs import Run
+
+RUNS_MAX = 1000
+"""Most runs one replay may touch; a larger one is asked for in parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayRequest:
+    """What is to be replayed. At least one of the first four says where to look; together they narrow.
+
+    `mode` "failed" takes failed files only, "all" takes the hashed ones as well. `who` and `reason` are ledgered.
+    """
+
+    run_id: str | None = None
+    job_id: str | None = None
+    error_class: str | None = None
+    file_ids: tuple[str, ...] = ()
+    mode: Literal["failed", "all"] = "failed"
+    reason: str
+    who: str
+    dry_run: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayReport:
+    """What a replay did, or would do when `dry_run`."""
+
+    dry_run: bool
+    runs: tuple[Selection, ...]
+
+    @property
+    def files(self) -> int:
+        return sum(selection.files for selection in self.runs)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(selection.size_bytes for selection in self.runs)
+
+
+async def replay(tools: DoorTools, request: ReplayRequest) -> ReplayReport:
+    """Return what was, or would be, opened again; raises `ReplayRefused` and then changes nothing at all.
+
+    The LABDRIVE job goes back to RUNNING, with a message that says it was replayed, and ends again.
+    """
+    if not request.reason.strip():
+        raise ReplayRefused("a replay needs a reason: it is written into the ledger")
+    if not (request.run_id or request.job_id or request.error_class or request.file_ids):
+        raise ReplayRefused("say what to replay: a run, a LABDRIVE job, an error class or file ids")
+    if request.dry_run:
+        return await tools.ledger.read(_replay, request)
+    return await tools.ledger.write(_replay, request)
+
+
+def _replay(connection: sa.Connection, request: ReplayRequest) -> ReplayReport:
+    selections = []
+    for run in _runs(connection, request):
+        selection = replays.select(
+            connection,
+            run.run_id,
+            everything=request.mode == "all",
+            error_class=request.error_class,
+            file_ids=request.file_ids,
+        )
+        listing_failed = run.state.ended and run.expanded_at_ms is None
+        if not (selection.files or selection.reports_dead or listing_failed):
+            continue
+        selections.append(selection)
+        if not request.dry_run:
+            _reopen(connection, run, request)
+    if not selections:
+        raise ReplayRefused("nothing to replay: no failed file, set-aside report or failed listing fits")
+    return ReplayReport(dry_run=request.dry_run, runs=tuple(selections))
+
+
+def _runs(connection: sa.Connection, request: ReplayRequest) -> Sequence[Run]:
+    if request.run_id is not None:
+        run = runs.get(connection, request.run_id)
+        if run is None:
+            raise ReplayRefused(f"there is no run {request.run_id}")
+        return [run]
+    if request.job_id is not None:
+        found = runs.of_job(connection, request.job_id)
+        if not found:
+            raise ReplayRefused(f"no run belongs to LABDRIVE job {request.job_id}")
+    elif request.file_ids:
+        ids = replays.runs_with_failed(connection, request.file_ids)
+        found = [run for run in (runs.get(connection, run_id) for run_id in ids) if run is not None]
+    else:
+        found = runs.listed(connection, error_class=request.error_class, limit=RUNS_MAX + 1)
+    if len(found) > RUNS_MAX:
+        raise ReplayRefused(f"more than {RUNS_MAX} runs fit: narrow it with a run or a job")
+    return found
+
+
+def _reopen(connection: sa.Connection, run: Run, request: ReplayRequest) -> None:
+    if not (run.state.ended or request.force):
+        raise ReplayRefused(f"run {run.run_id} is {run.state}: wait until it has ended, or use force")
+    if not seal.kept(connection, run.run_id):
+        raise ReplayRefused(
+            f"run {run.run_id}: its keys were wiped (at once after COMPLETED, after secrets.keep_days otherwise): "
+            "post the event again with an Idempotency-Key of its own"
+        )
+    told = words.message(f"Replayed by {request.who}: {request.reason}")
+    replays.reopen(
+        connection,
+        run,
+        everything=request.mode == "all",
+        error_class=request.error_class,
+        file_ids=request.file_ids,
+        reports=[words.status(JobStatus.RUNNING), told],
+        entry={
+            "who": request.who,
+            "reason": request.reason,
+            "mode": request.mode,
+            "error_class": request.error_class,
+            "file_ids": list(request.file_ids),
+            "force": request.force,
+            "was": run.state,
+        },
+    )

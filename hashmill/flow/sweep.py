@@ -1,0 +1,59 @@
+"""The sweep: takes back what went quiet, retires what kills, wipes what nobody needs."""
+
+import logging
+from collections import Counter
+
+import sqlalchemy as sa
+
+from hashmill.domain.errors import ErrorClass
+from hashmill.domain.job import FileState
+from hashmill.domain.work import ClaimedFile, FileOutcome
+from hashmill.flow.hash_one import failed_for_good
+from hashmill.flow.tools import WorkTools
+from hashmill.ledger import files, leases, runs, seal
+from hashmill.ledger.files import LapsedFile
+
+log = logging.getLogger(__name__)
+
+FORGET_PROCESSES_AFTER_S = 3600.0
+
+
+async def sweep(tools: WorkTools) -> Counter[str]:
+    """One round; returns what was done, by name."""
+    done: Counter[str] = Counter(await tools.ledger.write(_take_back_lapsed, tools))
+    done["tickets_reissued"] = await tools.ledger.write(files.reissue, older_than_s=tools.rules.reissue_after_s)
+    done["keys_wiped"] = await tools.ledger.write(seal.wipe_expired)
+    await tools.ledger.write(leases.purge, older_than_s=FORGET_PROCESSES_AFTER_S)
+    told = {name: count for name, count in done.items() if count}
+    if told:
+        log.info("swept", extra=told)
+    return done
+
+
+def _take_back_lapsed(connection: sa.Connection, tools: WorkTools) -> dict[str, int]:
+    """Files whose lease ran out are ready again; those that lost it too often are poison and set aside."""
+    found = files.lapsed(connection)
+    poison = [file for file in found if file.lost_leases >= tools.rules.lost_leases_max]
+    files.take_back(connection, [file for file in found if file.lost_leases < tools.rules.lost_leases_max])
+    for file in poison:
+        run = runs.get(connection, file.run_id)
+        if run is not None:
+            files.settle(connection, file.run_id, [_retired(tools, run, file)])
+    return {"leases_taken_back": len(found) - len(poison), "poison": len(poison)}
+
+
+def _retired(tools: WorkTools, run: runs.Run, file: LapsedFile) -> FileOutcome:
+    claimed = ClaimedFile(
+        file_no=file.file_no,
+        file_id=file.file_id,
+        path=file.path,
+        size_bytes=file.size_bytes,
+        fence=file.fence,
+        attempts=file.attempts,
+        generation=file.generation,
+    )
+    detail = (
+        f"lost its lease {file.lost_leases} times, the last one held by {file.lease_owner}: "
+        "the process died or hung while it worked on this file"
+    )
+    return failed_for_good(tools, run, claimed, state=FileState.DEAD, error_class=ErrorClass.POISON, detail=detail)

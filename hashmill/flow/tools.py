@@ -1,0 +1,127 @@
+"""What a step may use. `assemble` opens it; a test opens what it needs."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from hashmill.domain.job import SizeClass
+from hashmill.hashing.engine import HashEngine
+from hashmill.labdrive.client import LabdriveClient
+from hashmill.ledger.engine import Ledger
+from hashmill.ledger.seal import Sealer
+from hashmill.queue import Queue
+from hashmill.storage.client import Storage, StorageConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """One customer: events that name one of `api_origins` are theirs."""
+
+    name: str
+    api_origins: tuple[str, ...] = ()
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The knobs the steps turn by, as plain values; `config/hashmill.toml` says what each means."""
+
+    allowed_origins: tuple[str, ...] = ()
+    tenants: tuple[Tenant, ...] = ()
+    use_root_key: bool = False
+    keep_keys_days: int = 30
+    file_lease_s: float = 30.0
+    leader_lease_s: float = 5.0
+    lost_leases_max: int = 3
+    attempts_max: int = 5
+    retry_base_s: float = 1.0
+    retry_cap_s: float = 300.0
+    expand_give_up_after_s: float = 3600.0
+    page_files: int = 1000
+    lookups: int = 16
+    list_page: int = 1000
+    wants_storage: bool = False
+    messages: str = "per_digest"
+    report_concurrency: int = 8
+    report_runs: int = 8
+    report_give_up_after_s: float = 86_400.0
+    report_base_s: float = 0.5
+    report_cap_s: float = 300.0
+    window: int = 0
+    big_window: int = 0
+    batch_max: int = 64
+    batch_normal_max: int = 8
+    tiny_max_bytes: int = 1_048_576
+    normal_max_bytes: int = 67_108_864
+    reissue_after_s: float = 20.0
+    tick_s: float = 0.05
+    idle_tick_s: float = 0.5
+
+    def size_class(self, size_bytes: int | None) -> SizeClass:
+        """Return how a file of this size travels; of unknown size, as a normal one."""
+        if size_bytes is None:
+            return SizeClass.NORMAL
+        if size_bytes <= self.tiny_max_bytes:
+            return SizeClass.TINY
+        return SizeClass.NORMAL if size_bytes <= self.normal_max_bytes else SizeClass.BIG
+
+    def batch(self, size_class: SizeClass) -> int:
+        """Return how many files of a class one ticket may name."""
+        match size_class:
+            case SizeClass.TINY:
+                return self.batch_max
+            case SizeClass.NORMAL:
+                return min(self.batch_normal_max, self.batch_max)
+            case SizeClass.BIG:
+                return 1
+
+    def tenant_of(self, origin: str) -> str:
+        """Return the tenant an API origin belongs to."""
+        for tenant in self.tenants:
+            if origin in tenant.api_origins:
+                return tenant.name
+        return "default"
+
+    def weight_of(self, tenant_id: str) -> int:
+        """Return the weight of a tenant."""
+        return next((tenant.weight for tenant in self.tenants if tenant.name == tenant_id), 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectPlace:
+    """Where one file's bytes are."""
+
+    config: StorageConfig
+    bucket: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorTools:
+    """What the intake and the CLI use: the ledger, the bell, the seal."""
+
+    ledger: Ledger
+    queue: Queue
+    sealer: Sealer
+    rules: Rules
+    process: str
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="bell"))
+
+
+PlaceOf = Callable[[str, str, str | None, str, str], ObjectPlace]
+"""(tenant_id, container_id, storage_id, file_id, path) -> where its bytes are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkTools(DoorTools):
+    """What a worker and the leader use besides."""
+
+    labdrive: LabdriveClient
+    storage: Storage
+    engine: HashEngine
+    place_of: PlaceOf
+    in_flight: asyncio.Semaphore
+    draining: asyncio.Event
+    slots: int = 32
+    counts: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,94 @@
+"""What LABDRIVE's users read: the texts of job messages, and the bodies of the reports that carry them."""
+
+from collections.abc import Mapping
+
+from hashmill.domain.errors import ErrorClass
+from hashmill.domain.job import JobStatus, MessageType, ReportKind
+from hashmill.domain.work import Report
+
+
+def status(value: JobStatus) -> Report:
+    """Return the report of a job status."""
+    return Report(kind=ReportKind.STATUS, body={"status": value})
+
+
+def message(text: str, *, type: MessageType = MessageType.INFO) -> Report:
+    """Return a job message that belongs to no file."""
+    return Report(kind=ReportKind.MESSAGE, body={"text": text, "type": type, "file_id": None})
+
+
+def hashed(file_no: int, file_id: str, digests: Mapping[str, str], *, messages: str) -> list[Report]:
+    """Return what is owed for one hashed file: messages as the knob says, then one hash per algorithm.
+
+    The wording of a digest's message is the seed's.
+    """
+    texts: list[str] = []
+    if messages == "per_digest":
+        texts = [f"File hash calculated: {_shown(name):<6} - {digest}" for name, digest in digests.items()]
+    elif messages == "per_file":
+        texts = ["File hashes calculated: " + ", ".join(f"{_shown(name)} {digest}" for name, digest in digests.items())]
+    told = [
+        Report(
+            kind=ReportKind.MESSAGE,
+            file_no=file_no,
+            body={"text": text, "type": MessageType.INFO, "file_id": file_id},
+        )
+        for text in texts
+    ]
+    stored = [
+        Report(
+            kind=ReportKind.HASH,
+            file_no=file_no,
+            body={"file_id": file_id, "algorithm": name, "digest": digest},
+        )
+        for name, digest in digests.items()
+    ]
+    return [*told, *stored]
+
+
+def failed(
+    file_no: int | None, file_id: str | None, path: str, error_class: ErrorClass, detail: str, *, messages: str
+) -> list[Report]:
+    """Return what is owed for a file that could not be hashed; `summary` leaves it to the closing message."""
+    if messages == "summary":
+        return []
+    text = f"File not hashed: {path or file_id}: {error_class}: {detail}"
+    return [
+        Report(
+            kind=ReportKind.MESSAGE,
+            file_no=file_no,
+            body={"text": text, "type": MessageType.ERROR, "file_id": file_id},
+        )
+    ]
+
+
+def closing(
+    *,
+    files: int,
+    size_bytes: int,
+    algorithms: list[str],
+    failed_by_class: Mapping[str, int],
+    undelivered_by_class: Mapping[str, int],
+    error_class: str | None,
+    error_detail: str | None,
+) -> Report:
+    """Return the last message of a job: what was done, and what failed and why, counted."""
+    failures = sum(failed_by_class.values())
+    parts = [f"{files - failures} of {files} files hashed ({', '.join(algorithms)}; {size_bytes} bytes)"]
+    if failures:
+        parts.append(f"{failures} failed: {_counted(failed_by_class)}")
+    if undelivered_by_class:
+        undelivered = sum(undelivered_by_class.values())
+        parts.append(f"{undelivered} reports not accepted: {_counted(undelivered_by_class)}")
+    if error_class:
+        parts.append(f"not all files could be listed: {error_class}: {error_detail}")
+    wrong = bool(failures or undelivered_by_class or error_class)
+    return message("; ".join(parts), type=MessageType.ERROR if wrong else MessageType.INFO)
+
+
+def _counted(by_class: Mapping[str, int]) -> str:
+    return ", ".join(f"{error_class} {count}" for error_class, count in sorted(by_class.items()))
+
+
+def _shown(name: str) -> str:
+    return name.upper()
