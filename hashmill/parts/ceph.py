@@ -138,7 +138,9 @@ class Cluster:
             self._run("ceph-authtool", "keyring", "-n", entity, "--gen-key", *words)
 
     def _daemon(self, program: str, *words: str, port: int | None = None) -> None:
-        child = Child([program, *words, "-f"], name=program, folder=self._folder, environ=self._environ)
+        # With its neighbours gone a daemon would wait for them; there is nothing to lose in memory.
+        argv = [program, *words, "-f"]
+        child = Child(argv, name=program, folder=self._folder, environ=self._environ, grace_s=1.0)
         self.children.append(child)
         if port is not None:
             child.wait_until(lambda: answers(port))

@@ -51,23 +51,25 @@ class Redis(Part):
             [self._binary, *(word for pair in options.items() for word in pair)], name="redis", folder=self._folder
         )
         try:
-            child.wait_until(self._pongs)
+            child.wait_until(lambda: self._is_served_by(child))
         except PartFailed:
             child.kill()
             raise
         return child
 
-    def _pongs(self) -> bool:
+    def _is_served_by(self, child: Child) -> bool:
+        # Not PING: on a port that was taken, the other server would answer for ours.
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(16) == b"+PONG\r\n"
+                connection.sendall(b"INFO server\r\nQUIT\r\n")
+                with connection.makefile("rb") as said:
+                    return f"process_id:{child.pid}\r\n".encode() in said.read()
         except OSError:
             return False
 
 
 def start_redis(folder: Path, port: int | None = None) -> Redis:
-    """Start a server in `folder` on `port`, or on a free one, and return it once it answers PING.
+    """Start a server in `folder` on `port`, or on a free one, and return it once it answers.
 
     Raises `PartFailed` when there is none to start, or it does not start.
     """
