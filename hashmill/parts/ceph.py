@@ -44,7 +44,7 @@ osd_data = {folder}/osd
 osd_objectstore = memstore
 memstore_device_bytes = {memory_bytes}
 run_dir = {folder}/run
-admin_socket = {folder}/run/$name.asok
+admin_socket =
 pid_file = {folder}/run/$name.pid
 log_file = {folder}/log/$name.log
 debug_ms = 0/0
@@ -107,6 +107,11 @@ class Cluster:
         self._daemon("radosgw", "-n", "client.rgw.a", port=self._rgw_port)
         keys = ("--access-key", self.access_key_id, "--secret-key", self.secret_access_key)
         self._run("radosgw-admin", "user", "create", "--uid", "demo", "--display-name", "demo", *keys)
+
+    def stop(self) -> None:
+        """Stop the daemons, radosgw first."""
+        for child in reversed(self.children):
+            child.stop()
 
     def _configure(self) -> str:
         for name in ("mon", "osd", "run", "log", "rgw"):

@@ -3,9 +3,8 @@
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import botocore.session
 from botocore.config import Config
@@ -16,33 +15,46 @@ from hashmill.parts.process import Child, Part, PartFailed
 BACKENDS: Final = ("auto", "radosgw", "swift")
 
 
+class Cluster(Protocol):
+    """The daemons of one kind of server, and the way in."""
+
+    children: list[Child]
+    endpoint_url: str
+    access_key_id: str
+    secret_access_key: str
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class S3Server(Part):
     """A running S3 server, path-style addresses, one account.
 
     `backend` says which server it is, `pids` its processes (to stop, continue, or measure them).
     """
 
-    def __init__(self, backend: str, endpoint_url: str, access_key_id: str, secret_access_key: str) -> None:
+    def __init__(self, backend: str, cluster: Cluster) -> None:
         self.backend = backend
-        self.endpoint_url = endpoint_url
-        self.access_key_id = access_key_id
-        self.secret_access_key = secret_access_key
+        self.endpoint_url = cluster.endpoint_url
+        self.access_key_id = cluster.access_key_id
+        self.secret_access_key = cluster.secret_access_key
         self.region = "us-east-1"
-        self.children: Sequence[Child] = ()
+        self._cluster = cluster
 
     @property
     def pids(self) -> list[int]:
         """The process ids of the server's daemons."""
-        return [child.pid for child in self.children]
+        return [child.pid for child in self._cluster.children]
 
-    def client(self) -> Any:
-        """Return a blocking botocore client that does not retry, so that a test sees what the server said."""
+    def client(self, *, secret_access_key: str | None = None) -> Any:
+        """Return a blocking botocore client that does not retry, so that one sees what the server said."""
         return botocore.session.get_session().create_client(
             "s3",
             endpoint_url=self.endpoint_url,
             region_name=self.region,
             aws_access_key_id=self.access_key_id,
-            aws_secret_access_key=self.secret_access_key,
+            aws_secret_access_key=secret_access_key or self.secret_access_key,
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
@@ -64,8 +76,7 @@ class S3Server(Part):
 
     def stop(self) -> None:
         """Stop every daemon, the last started first."""
-        for child in reversed(self.children):
-            child.stop()
+        self._cluster.stop()
 
 
 def start_s3(folder: Path, backend: str | None = None) -> S3Server:
@@ -76,16 +87,13 @@ def start_s3(folder: Path, backend: str | None = None) -> S3Server:
     """
     folder.mkdir(parents=True, exist_ok=True)
     chosen = choose(backend or os.environ.get("S3_BACKEND", "auto"))
-    starter = ceph.Cluster if chosen == "radosgw" else swift.Cluster
-    cluster = starter(folder)
+    cluster: Cluster = ceph.Cluster(folder) if chosen == "radosgw" else swift.Cluster(folder)
+    server = S3Server(chosen, cluster)
     try:
         cluster.start()
-        server = S3Server(chosen, cluster.endpoint_url, cluster.access_key_id, cluster.secret_access_key)
-        server.children = cluster.children
         server.make_bucket("first-light")
     except BaseException:
-        for child in reversed(cluster.children):
-            child.kill()
+        server.stop()
         raise
     return server
 

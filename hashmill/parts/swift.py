@@ -9,6 +9,7 @@ import json
 import os
 import pwd
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from hashmill.parts.process import Child, PartFailed, answers, free_ports
 STORES: Final = ("object", "container", "account")
 RINGS: Final = Path(__file__).with_name("swift_rings.py")
 CHUNK_BYTES: Final = 1_048_576
+OTHER_FOLDERS: Final = (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108 - a fresh folder in it
 MISSING = "No Swift: `make setup` installs it from requirements-all.txt."
 NO_XATTRS = (
     "Swift keeps its metadata in user extended attributes, and none of these folders has them: {folders}. "
@@ -113,6 +115,7 @@ class Cluster:
         self.access_key_id = "demo:demo"
         self.secret_access_key = secrets.token_hex(20)
         self._folder = _folder_with_xattrs(folder)
+        self._elsewhere = self._folder != folder
         self._proxy_port, *self._store_ports = free_ports(1 + len(STORES))
         self.endpoint_url = f"http://127.0.0.1:{self._proxy_port}"
 
@@ -126,11 +129,21 @@ class Cluster:
         for child, port in zip(self.children, (*self._store_ports, self._proxy_port), strict=True):
             child.wait_until(lambda port=port: answers(port))  # type: ignore[misc]
 
+    def stop(self) -> None:
+        """Stop the daemons, the proxy first."""
+        for child in reversed(self.children):
+            child.stop()
+        if self._elsewhere:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def _configure(self) -> Path:
         etc, devices, cache = (self._folder / name for name in ("etc", "srv", "cache"))
         for path in (etc, devices / "d1", cache):
             path.mkdir(parents=True, exist_ok=True)
-        user = pwd.getpwuid(os.geteuid()).pw_name
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError as error:
+            raise PartFailed(f"Swift runs as a user with a name, and user id {os.geteuid()} has none.") from error
         common = {"etc": etc, "user": user, "devices": devices, "cache": cache, "chunk": CHUNK_BYTES}
         (etc / "swift.conf").write_text(SWIFT_CONF.format(suffix=secrets.token_hex(8)))
         proxy = etc / "proxy.conf"
@@ -155,14 +168,13 @@ def _program(name: str) -> Path:
 
 
 def _folder_with_xattrs(folder: Path) -> Path:
-    tried = [folder]
     if _has_xattrs(folder):
         return folder
-    for other in (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/dev/shm")):  # noqa: S108 - a fresh folder in it
-        tried.append(other)
-        if other.is_dir() and _has_xattrs(other):
-            return Path(tempfile.mkdtemp(prefix="swift-", dir=other))
-    raise PartFailed(NO_XATTRS.format(folders=", ".join(map(str, tried))))
+    others = [path for path in OTHER_FOLDERS if path.is_dir()]
+    for path in others:
+        if _has_xattrs(path):
+            return Path(tempfile.mkdtemp(prefix="swift-", dir=path))
+    raise PartFailed(NO_XATTRS.format(folders=", ".join(map(str, (folder, *others)))))
 
 
 def _has_xattrs(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """The S3 server, whichever it is, does what Hashmill's reading of S3 rests on."""
 
+import errno
 import hashlib
 import http.client
 import os
@@ -19,6 +20,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from hashmill.parts import swift
 from hashmill.parts.process import PartFailed
 from hashmill.parts.s3 import S3Server, choose, start_s3
 from tests.helpers.wait import wait_until
@@ -145,8 +147,7 @@ def test_what_is_not_there_is_said_to_be_not_there(client: Any, bucket: str) -> 
 
 
 def test_a_wrong_secret_is_refused(s3: S3Server, bucket: str) -> None:
-    liar = S3Server(s3.backend, s3.endpoint_url, s3.access_key_id, "not the secret")
-    client = liar.client()
+    client = s3.client(secret_access_key="not the secret")
 
     with pytest.raises(ClientError) as caught:
         client.get_object(Bucket=bucket, Key="none")
@@ -163,7 +164,7 @@ def test_a_signature_of_yesterday_is_refused(s3: S3Server, bucket: str, monkeypa
 
 
 def test_many_open_streams_do_not_keep_others_waiting(s3: S3Server, client: Any, bucket: str) -> None:
-    client.put_object(Bucket=bucket, Key="long", Body=bytes(16 * MIB))
+    client.put_object(Bucket=bucket, Key="long", Body=bytes(8 * MIB))
     with ExitStack() as stack:
         for _ in range(256):
             connection = connect(s3)
@@ -174,7 +175,7 @@ def test_many_open_streams_do_not_keep_others_waiting(s3: S3Server, client: Any,
             connection.request("GET", f"/{bucket}/long", headers=signature(s3, f"/{bucket}/long"))
             stack.enter_context(connection.getresponse())
 
-        assert client.head_object(Bucket=bucket, Key="long")["ContentLength"] == 16 * MIB
+        assert client.head_object(Bucket=bucket, Key="long")["ContentLength"] == 8 * MIB
 
 
 def test_when_its_starter_is_killed_the_server_is_gone(tmp_path: Path) -> None:
@@ -196,6 +197,29 @@ def test_when_its_starter_is_killed_the_server_is_gone(tmp_path: Path) -> None:
 def test_a_backend_nobody_knows_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(PartFailed, match="'minio'; it may be auto, radosgw, swift"):
         start_s3(tmp_path, "minio")
+
+
+def test_swift_keeps_its_data_elsewhere_where_a_folder_has_no_extended_attributes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow = os.setxattr
+
+    def refuse(path: str, *rest: Any) -> None:
+        if path.startswith(str(tmp_path / "bare")):
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+        allow(path, *rest)
+
+    (tmp_path / "bare").mkdir()
+    monkeypatch.setattr(os, "setxattr", refuse)
+    monkeypatch.setattr(swift, "OTHER_FOLDERS", (tmp_path / "bare", tmp_path))
+
+    cluster = swift.Cluster(tmp_path / "bare")
+    assert [path.name[:6] for path in tmp_path.iterdir()].count("swift-") == 1
+    cluster.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+    monkeypatch.setattr(swift, "OTHER_FOLDERS", ())
+    with pytest.raises(PartFailed, match="extended attributes, and none of these folders has them"):
+        swift.Cluster(tmp_path / "bare")
 
 
 def test_auto_takes_swift_where_there_is_no_radosgw(monkeypatch: pytest.MonkeyPatch) -> None:
