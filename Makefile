@@ -22,10 +22,11 @@ $(READY): requirements-all.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11. Install a newer one and name it: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments. Install its venv module (Debian: apt-get install python3-venv)"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION) || echo "uv could not be installed; pip does the same, only slower"
-	@if ! { test -x $(BIN)/uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-all.txt \
-	        && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; }; then \
-	  echo "going on with pip"; \
+	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION) || true
+	@if test -x $(BIN)/uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-all.txt; then \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	else \
+	  echo "uv did not do it; going on with pip, which is slower"; \
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-all.txt && $(BIN)/python -m pip install --quiet --no-deps -e .; \
 	fi
 	@touch $@
