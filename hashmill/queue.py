@@ -129,15 +129,15 @@ class Queue:
                     )
                 self._connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=self._timeout_s)
                 return use(self._connection)
-            except (KombuError, OSError, *self._errors()) as error:
+            except self._errors() as error:
                 log.warning("broker_unreachable", extra={"reason": type(error).__name__})
                 self._drop()
                 return None
 
     def _errors(self) -> tuple[type[Exception], ...]:
-        if self._connection is None:
-            return ()
-        return (*self._connection.connection_errors, *self._connection.channel_errors)
+        connection = self._connection
+        ours = (KombuError, OSError)
+        return ours if connection is None else (*ours, *connection.connection_errors, *connection.channel_errors)
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 
 from hashmill.domain.errors import IdempotencyConflict
 from hashmill.domain.event import TriggerEvent, default_idempotency_key, event_digest, public_event
-from hashmill.domain.origin import check_origin
+from hashmill.domain.origin import origin_of
 from hashmill.domain.secret import Secret
 from hashmill.flow.tools import DoorTools
+from hashmill.labdrive.origins import check_origin
 from hashmill.ledger import runs
 from hashmill.ledger.runs import Run
 
@@ -22,8 +23,8 @@ async def accept(tools: DoorTools, event: TriggerEvent, *, idempotency_key: str 
 
     Raises `OriginRefused`, `IdempotencyConflict`, `LedgerUnavailable`. The broker being away is no error.
     """
-    origin = check_origin(event.api_url, tools.rules.allowed_origins)
-    tenant_id = tools.rules.tenant_of(origin)
+    check_origin(event.api_url, tools.rules.allowed_origins)
+    tenant_id = tools.rules.tenant_of(origin_of(event.api_url))
     digest = event_digest(event)
     run, made = await tools.ledger.write(
         _accept, tools, event, tenant_id, idempotency_key or default_idempotency_key(event), digest

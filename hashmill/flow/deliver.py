@@ -24,6 +24,7 @@ from hashmill.domain.pause import jittered
 from hashmill.flow.access import access_of
 from hashmill.flow.tools import WorkTools
 from hashmill.labdrive.client import ApiAccess
+from hashmill.labdrive.origins import check_origin
 from hashmill.ledger import outbox, runs
 from hashmill.ledger.outbox import OwedReport, Postponed, Refused
 from hashmill.ledger.runs import Run
@@ -88,7 +89,7 @@ class Deliverer:
             return
         try:
             access = await access_of(tools, run)
-            tools.labdrive.check(access)
+            check_origin(access.url, tools.rules.allowed_origins)
         except (SecretExpired, OriginRefused) as fault:
             await self._refuse_all(tools, run, fault.error_class, str(fault))
             return

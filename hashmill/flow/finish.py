@@ -18,7 +18,7 @@ async def finish(tools: WorkTools) -> int:
     """Close and end what is ready to be; return how many runs moved.
 
     The transaction that settled the last file made the run `settled`: from then on the final status is owed. Its
-    content is written here, when every earlier report is through, because a report LABDRIVE refused makes the job FAILED.
+    content is written here, when every earlier report is through: a report LABDRIVE refused makes the job FAILED.
     """
     moved = 0
     for run in await tools.ledger.read(runs.settled):

@@ -22,7 +22,7 @@ SETTLE_EVERY_S = 1.0
 async def hash_files(tools: WorkTools, ticket: Ticket) -> None:
     """Work a ticket to its end. A ticket that is late, doubled or forged claims nothing and does nothing.
 
-    Told to stop (`draining`), it claims nothing more; cancelled, it gives its open files back without counting an attempt.
+    Told to stop (`draining`), it claims nothing more; cancelled, it gives its open files back, no attempt counted.
     """
     if tools.draining.is_set():
         return
@@ -33,7 +33,7 @@ async def hash_files(tools: WorkTools, ticket: Ticket) -> None:
     run = await tools.ledger.read(runs.get, ticket.run_id)
     if run is None:
         raise LeaseLost(f"run {ticket.run_id} is not in the ledger")
-    work = {asyncio.ensure_future(_in_turn(tools, run, file)): file for file in claimed}
+    work = {asyncio.create_task(_in_turn(tools, run, file)): file for file in claimed}
     try:
         await _settle_as_they_end(tools, run, work)
     except asyncio.CancelledError:
@@ -48,7 +48,7 @@ async def _in_turn(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome
         return await hash_one(tools, run, file)
 
 
-async def _settle_as_they_end(tools: WorkTools, run: Run, work: dict[asyncio.Future[FileOutcome], ClaimedFile]) -> None:
+async def _settle_as_they_end(tools: WorkTools, run: Run, work: dict[asyncio.Task[FileOutcome], ClaimedFile]) -> None:
     while work:
         await asyncio.wait(work, timeout=SETTLE_EVERY_S)
         ended = [task for task in work if task.done()]
@@ -59,7 +59,7 @@ async def _settle_as_they_end(tools: WorkTools, run: Run, work: dict[asyncio.Fut
             del work[task]
 
 
-def _outcome(tools: WorkTools, run: Run, task: asyncio.Future[FileOutcome], file: ClaimedFile) -> FileOutcome:
+def _outcome(tools: WorkTools, run: Run, task: asyncio.Task[FileOutcome], file: ClaimedFile) -> FileOutcome:
     error = task.exception()
     if error is None:
         return task.result()
@@ -83,7 +83,7 @@ async def _settle(tools: WorkTools, run: Run, outcomes: list[FileOutcome]) -> No
         log.warning("results_refused", extra={"run_id": run.run_id, "files": refused})
 
 
-async def _give_back(tools: WorkTools, run: Run, work: dict[asyncio.Future[FileOutcome], ClaimedFile]) -> None:
+async def _give_back(tools: WorkTools, run: Run, work: dict[asyncio.Task[FileOutcome], ClaimedFile]) -> None:
     """Stop what is under way; write what is finished, release the rest with no attempt counted."""
     await _stopped(work)
     outcomes = [
@@ -97,7 +97,7 @@ async def _give_back(tools: WorkTools, run: Run, work: dict[asyncio.Future[FileO
         await asyncio.shield(tools.ledger.write(files.settle, run.run_id, outcomes))
 
 
-async def _stopped(tasks: Iterable[asyncio.Future[FileOutcome]]) -> None:
+async def _stopped(tasks: Iterable[asyncio.Task[FileOutcome]]) -> None:
     waiting = list(tasks)
     for task in waiting:
         task.cancel()

@@ -19,7 +19,7 @@ from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
 from hashmill.flow.tools import ObjectPlace, WorkTools
 from hashmill.ledger.runs import Run
-from hashmill.storage.client import ObjectHead
+from hashmill.storage.config import ObjectHead
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from hashmill.domain.job import SizeClass
 from hashmill.hashing.engine import HashEngine
@@ -11,7 +12,8 @@ from hashmill.labdrive.client import LabdriveClient
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.seal import Sealer
 from hashmill.queue import Queue
-from hashmill.storage.client import Storage, StorageConfig
+from hashmill.storage.client import Storage
+from hashmill.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Tenant:
 class Rules:
     """The knobs the steps turn by, as plain values; `config/hashmill.toml` says what each means."""
 
-    allowed_origins: tuple[str, ...] = ()
+    allowed_origins: frozenset[str] = frozenset()
     tenants: tuple[Tenant, ...] = ()
     use_root_key: bool = False
     keep_keys_days: int = 30
@@ -123,5 +125,5 @@ class WorkTools(DoorTools):
     place_of: PlaceOf
     in_flight: asyncio.Semaphore
     draining: asyncio.Event
-    slots: int = 32
-    counts: Mapping[str, int] = field(default_factory=dict)
+    presence: Mapping[str, Any] = field(default_factory=dict)
+    """What the process says of itself in the ledger: host, pid, slots, queues, version."""

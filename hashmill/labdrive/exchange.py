@@ -72,7 +72,7 @@ def judge(wire: WireTable, call: str, *, status: int, headers: Mapping[str, str]
     """
     said = _Said(wire, call, status=status, body=body, key=key)
     if status in {401, 403}:
-        raise ApiAuth(said.line("the key was refused"))
+        raise ApiAuth(said.line("the key was refused"), status=status)
     if status in _TRY_LATER or status >= 500:
         raise ApiUnavailable(said.line("try later"), retry_after_s=retry_after_s(headers.get("Retry-After")))
     if 300 <= status < 400:

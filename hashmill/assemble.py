@@ -1,0 +1,234 @@
+"""The composition root: settings in, open tools out, closed in the reverse order."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from hashmill import __version__
+from hashmill.domain.errors import ConfigFault
+from hashmill.domain.origin import origin_of
+from hashmill.domain.secret import Secret
+from hashmill.flow.tools import DoorTools, ObjectPlace, PlaceOf, Rules, Tenant, WorkTools
+from hashmill.hashing.engine import HashEngine
+from hashmill.home import app_home
+from hashmill.labdrive.client import LabdriveClient
+from hashmill.labdrive.origins import normal_origins
+from hashmill.labdrive.pace import Pace
+from hashmill.labdrive.wire import WireTable, object_address, read_wire
+from hashmill.ledger import migrate
+from hashmill.ledger.engine import Ledger
+from hashmill.ledger.seal import Sealer
+from hashmill.queue import Queue
+from hashmill.settings import S3, S3Override, Settings
+from hashmill.storage.budget import ByteBudget
+from hashmill.storage.client import Storage
+from hashmill.storage.config import StorageConfig, StoragePace
+
+
+def process_name() -> str:
+    """Return a name no other process has: host, pid and a few random letters, 64 characters at most."""
+    return f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def migrations_home() -> Path:
+    """Return the folder of the ledger's migrations."""
+    return app_home() / "migrations"
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """Open the ledger as it is; nothing is connected yet."""
+    ledger = settings.ledger
+    return Ledger(ledger.url.get_secret_value(), threads=ledger.threads, timeout_s=ledger.timeout_s)
+
+
+def require_head(ledger: Ledger) -> None:
+    """Raise `ConfigFault` when the ledger's shape is not this version's."""
+    now, head = ledger.read_now(migrate.at), migrate.head(migrations_home())
+    if now != head:
+        raise ConfigFault(
+            f"the ledger is at {now or 'nothing'}, this version needs {head}: run `hashmill ledger upgrade`"
+        )
+
+
+def open_queue(settings: Settings) -> Queue:
+    """Return the sender of messages; nothing is connected yet."""
+    broker = settings.broker
+    return Queue(broker.url.get_secret_value(), cell=broker.cell, timeout_s=broker.publish_timeout_s)
+
+
+def open_wire(settings: Settings) -> WireTable:
+    """Read the table of LABDRIVE's paths and names."""
+    return read_wire(app_home() / "config" / settings.labdrive.wire)
+
+
+def rules_of(settings: Settings, wire: WireTable) -> Rules:
+    """Return the knobs the steps turn by."""
+    return Rules(
+        allowed_origins=normal_origins(settings.labdrive.allowed_origins),
+        tenants=tuple(
+            Tenant(name=name, api_origins=tuple(origin_of(o) for o in tenant.api_origins), weight=tenant.weight)
+            for name, tenant in settings.tenants.items()
+        ),
+        use_root_key=settings.labdrive.key == "root",
+        keep_keys_days=settings.secrets.keep_days,
+        file_lease_s=settings.leases.file_s,
+        leader_lease_s=settings.leases.leader_s,
+        lost_leases_max=settings.leases.lost_max,
+        attempts_max=settings.files.attempts_max,
+        retry_base_s=settings.files.retry_base_s,
+        retry_cap_s=settings.files.retry_cap_s,
+        expand_give_up_after_s=settings.files.expand_give_up_after_s,
+        page_files=settings.tickets.page_files,
+        lookups=settings.labdrive.lookups,
+        list_page=settings.labdrive.page_size,
+        wants_storage=bool(settings.s3.storages) or _names_storage(wire),
+        messages=settings.report.messages,
+        report_concurrency=settings.report.concurrency,
+        report_runs=settings.report.runs_at_once,
+        report_give_up_after_s=settings.report.give_up_after_s,
+        report_base_s=settings.report.backoff_base_s,
+        report_cap_s=settings.report.backoff_cap_s,
+        window=settings.tickets.window,
+        big_window=settings.tickets.big_window,
+        batch_max=settings.tickets.batch_max,
+        batch_normal_max=settings.tickets.batch_normal_max,
+        tiny_max_bytes=settings.tickets.tiny_max_bytes,
+        normal_max_bytes=settings.tickets.normal_max_bytes,
+        reissue_after_s=settings.tickets.reissue_after_s,
+        tick_s=settings.tickets.tick_s,
+        idle_tick_s=settings.tickets.idle_tick_s,
+    )
+
+
+def _names_storage(wire: WireTable) -> bool:
+    return any("{storage_id}" in template for template in (wire.objects.bucket.value, wire.objects.key.value))
+
+
+def storage_config(s3: S3, *, tenant_id: str, storage_id: str | None) -> StorageConfig:
+    """Return where objects are read: `s3`, then what differs for the tenant, then what differs for the storage."""
+    layers: list[S3 | S3Override] = [s3]
+    layers += [s3.tenants[tenant_id]] if tenant_id in s3.tenants else []
+    layers += [s3.storages[storage_id]] if storage_id in s3.storages else []
+
+    def last(name: str) -> str | SecretStr | None:
+        values = [getattr(layer, name) for layer in layers]
+        return next((value for value in reversed(values) if value is not None), None)
+
+    def text(name: str) -> str:
+        value = last(name)
+        return value.get_secret_value() if isinstance(value, SecretStr) else (value or "")
+
+    style = text("addressing_style")
+    return StorageConfig(
+        endpoint_url=text("endpoint_url") or None,
+        region=text("region"),
+        addressing_style="virtual" if style == "virtual" else "auto" if style == "auto" else "path",
+        bucket=text("bucket"),
+        access_key_id=text("access_key_id") or None,
+        secret_access_key=Secret(text("secret_access_key")) if text("secret_access_key") else None,
+        session_token=Secret(text("session_token")) if text("session_token") else None,
+    )
+
+
+def place_finder(settings: Settings, wire: WireTable) -> PlaceOf:
+    """Return the function that knows where a file's bytes are."""
+
+    def place_of(tenant_id: str, container_id: str, storage_id: str | None, file_id: str, path: str) -> ObjectPlace:
+        config = storage_config(settings.s3, tenant_id=tenant_id, storage_id=storage_id)
+        bucket, key = object_address(
+            wire,
+            bucket=config.bucket or "",
+            tenant_id=tenant_id,
+            container_id=container_id,
+            storage_id=storage_id,
+            file_id=file_id,
+            path=path,
+        )
+        return ObjectPlace(config=config, bucket=bucket, key=key)
+
+    return place_of
+
+
+@asynccontextmanager
+async def open_door(settings: Settings) -> AsyncIterator[DoorTools]:
+    """Open what the intake and the CLI use: the ledger at head, the bell, the seal."""
+    wire = open_wire(settings)
+    sealer = Sealer(Secret(settings.secrets.seal_key.get_secret_value()))
+    async with AsyncExitStack() as stack:
+        ledger = open_ledger(settings)
+        stack.callback(ledger.close)
+        queue = open_queue(settings)
+        stack.callback(queue.close)
+        tools = DoorTools(
+            ledger=ledger, queue=queue, sealer=sealer, rules=rules_of(settings, wire), process=process_name()
+        )
+        stack.callback(tools.threads.shutdown, wait=True, cancel_futures=True)
+        yield tools
+
+
+@asynccontextmanager
+async def open_work(settings: Settings, *, slots: int, queues: list[str]) -> AsyncIterator[WorkTools]:
+    """Open what a worker and the leader use; everything lives on the running loop."""
+    wire = open_wire(settings)
+    async with AsyncExitStack() as stack:
+        door = await stack.enter_async_context(open_door(settings))
+        require_head(door.ledger)
+        client = LabdriveClient(
+            wire,
+            Pace(
+                connect_timeout_s=settings.labdrive.connect_timeout_s,
+                timeout_s=settings.labdrive.timeout_s,
+                answer_max_bytes=settings.labdrive.answer_max_bytes,
+                attempts=settings.labdrive.attempts,
+                backoff_base_s=settings.labdrive.backoff_base_s,
+                backoff_cap_s=settings.labdrive.backoff_cap_s,
+            ),
+            allowed_origins=door.rules.allowed_origins,
+        )
+        labdrive = await stack.enter_async_context(client)
+        s3 = settings.s3
+        storage = Storage(
+            StoragePace(
+                connect_timeout_s=s3.connect_timeout_s,
+                idle_timeout_s=s3.idle_timeout_s,
+                min_bytes_per_s=s3.min_bytes_per_s,
+                throughput_window_s=s3.throughput_window_s,
+                resumes_max=s3.resumes_max,
+                throttle_attempts=s3.throttle_attempts,
+                backoff_base_s=s3.backoff_base_s,
+                backoff_cap_s=s3.backoff_cap_s,
+                connections=s3.connections,
+                block_bytes=settings.hashing.block_bytes,
+            ),
+            ByteBudget(settings.hashing.buffer_bytes),
+        )
+        stack.push_async_callback(storage.close)
+        engine = HashEngine(settings.hashing.threads or os.cpu_count() or 1, settings.hashing.inline_max_bytes)
+        stack.callback(engine.close)
+        yield WorkTools(
+            ledger=door.ledger,
+            queue=door.queue,
+            sealer=door.sealer,
+            rules=door.rules,
+            process=door.process,
+            threads=door.threads,
+            labdrive=labdrive,
+            storage=storage,
+            engine=engine,
+            place_of=place_finder(settings, wire),
+            in_flight=asyncio.Semaphore(settings.worker.files_in_flight),
+            draining=asyncio.Event(),
+            presence={
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "slots": slots,
+                "queues": queues,
+                "version": __version__,
+            },
+        )

@@ -1,0 +1,36 @@
+"""Presence: a process says that it lives, and renews the leases of the files it works on."""
+
+import asyncio
+import logging
+
+from hashmill.domain.errors import LedgerUnavailable
+from hashmill.flow.tools import WorkTools
+from hashmill.ledger import files, leases
+
+log = logging.getLogger(__name__)
+
+
+async def keep_leases(tools: WorkTools) -> None:
+    """Renew every third of a lease, in one statement for all files of this process, until cancelled."""
+    pause_s = tools.rules.file_lease_s / 3
+    while True:
+        try:
+            await tools.ledger.write(
+                leases.take,
+                f"{leases.PROCESS}{tools.process}",
+                tools.process,
+                lease_s=tools.rules.file_lease_s,
+                detail=tools.presence,
+            )
+            await tools.ledger.write(files.renew, owner=tools.process, lease_s=tools.rules.file_lease_s)
+        except LedgerUnavailable as trouble:
+            log.warning("ledger_away", extra={"duty": "renew", "reason": str(trouble)})
+            # Sooner than usual: a lease must not run out because the ledger was away for a moment.
+            await asyncio.sleep(min(1.0, pause_s))
+            continue
+        await asyncio.sleep(pause_s)
+
+
+async def leave(tools: WorkTools) -> None:
+    """Say that this process is gone, so that the dispatcher stops counting its slots at once."""
+    await tools.ledger.write(leases.forget, f"{leases.PROCESS}{tools.process}", tools.process)

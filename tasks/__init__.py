@@ -1,0 +1,1 @@
+"""Door: what Celery calls. A wire name, and the step behind it."""

@@ -1,0 +1,1 @@
+"""Door: the process the tasks run in."""
