@@ -24,7 +24,7 @@ class Asked:
         return json.loads(self.body)
 
 
-Turn = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Turn = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class ScriptedApi:
         """Replace what comes next."""
         self.turns = list(turns)
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.asked.append(
             Asked(
                 method=request.method,
@@ -52,7 +52,7 @@ class ScriptedApi:
         turn = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
         return await turn(request)
 
-    async def silence(self, _: web.Request) -> web.StreamResponse:
+    async def silence(self, _: web.BaseRequest) -> web.StreamResponse:
         """Never answer."""
         await self.closing.wait()
         return web.Response()
@@ -84,7 +84,7 @@ def answer(
 ) -> Turn:
     """A turn that answers with `body`: bytes as they are, anything else as JSON."""
 
-    async def turn(_: web.Request) -> web.StreamResponse:
+    async def turn(_: web.BaseRequest) -> web.StreamResponse:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         return web.Response(body=raw, status=status, headers=headers, content_type=content_type)
 
@@ -104,7 +104,7 @@ def refusal(status: int, message: str = "no", *, headers: Mapping[str, str] | No
 def cut(body: bytes, *, promised_bytes: int) -> Turn:
     """A turn that promises more than it sends, and hangs up."""
 
-    async def turn(request: web.Request) -> web.StreamResponse:
+    async def turn(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(promised_bytes)})
         await response.prepare(request)
         await response.write(body)
@@ -115,7 +115,7 @@ def cut(body: bytes, *, promised_bytes: int) -> Turn:
     return turn
 
 
-async def hang_up(request: web.Request) -> web.StreamResponse:
+async def hang_up(request: web.BaseRequest) -> web.StreamResponse:
     """A turn that closes the connection without a word."""
     assert request.transport is not None
     request.transport.close()

@@ -346,7 +346,7 @@ async def listed(client: LabdriveClient, access: ApiAccess, limit: int) -> list[
 def pages_of(ids: list[int], *, server_max: int | None, paged: bool = True) -> Turn:
     """A server's listing; it may allow fewer than asked, or know no paging."""
 
-    async def turn(request: web.Request) -> web.StreamResponse:
+    async def turn(request: web.BaseRequest) -> web.StreamResponse:
         limit, offset = int(request.query["limit"]), int(request.query["offset"])
         part = ids[offset : offset + min(limit, server_max or limit)] if paged else ids
         return web.json_response({"success": True, "result": [{**ITEM, "id": i} for i in part]})
@@ -611,7 +611,7 @@ async def test_a_server_that_never_answers_is_given_up(api: ScriptedApi) -> None
 
 
 async def test_a_server_that_stops_in_the_middle_is_given_up(api: ScriptedApi) -> None:
-    async def half(request: web.Request) -> web.StreamResponse:
+    async def half(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b'{"success": ')
@@ -640,7 +640,7 @@ async def test_a_name_that_does_not_resolve_may_come_back() -> None:
 
 
 async def test_calls_side_by_side_do_not_mix(api: ScriptedApi, client: LabdriveClient, access: ApiAccess) -> None:
-    async def echo(request: web.Request) -> web.StreamResponse:
+    async def echo(request: web.BaseRequest) -> web.StreamResponse:
         file_id = request.path.rsplit("/", 1)[1]
         return web.json_response({"success": True, "result": {**ITEM, "id": file_id}})
 
