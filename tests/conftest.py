@@ -44,7 +44,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if (mark := _folder_of(item.path)) in MARKS:
             item.add_marker(mark)
-    asked = "fault" in config.getoption("markexpr") or any("fault" in Path(arg).parts for arg in config.args)
+    asked = "fault" in config.getoption("markexpr") or any(
+        _folder_of((config.invocation_params.dir / arg.partition("::")[0]).resolve()) == "fault" for arg in config.args
+    )
     if not asked:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("fault")])
         items[:] = [item for item in items if not item.get_closest_marker("fault")]
