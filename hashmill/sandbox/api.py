@@ -46,7 +46,7 @@ class Api:
             web.post(container + "/folder", self.create_folder),  # seen in third-party code
             web.post(container + "/file/upload", self.upload),  # seen in third-party code; chunkCount is ours
             web.get(container + "/file/list", self.list_files),  # seen in third-party code; paging assumed
-            web.get(container + BY_PATH + "{path:.*}", self.show_file_by_path),  # seen in third-party code
+            web.get(container + BY_PATH + r"{path:[\s\S]*}", self.show_file_by_path),  # seen in third-party code
             web.get(file, self.show_file),  # assumed
             web.get(file + "/metadata", self.show_file_metadata),  # shape known, path assumed
             web.put(file + "/metadata", self.set_file_metadata),  # assumed

@@ -152,5 +152,5 @@ def _value(hint: Any, value: object, *, place: str) -> Any:
         return float(value)
     wanted = dict if origin is Mapping else hint
     if type(value) is not wanted:
-        raise SandboxConfigInvalid(f"{place}: {wanted.__name__} is needed")
+        raise SandboxConfigInvalid(f"{place}: {'a table' if wanted is dict else wanted.__name__} is needed")
     return value
