@@ -1,0 +1,175 @@
+"""One open S3 client per endpoint and credentials, and what is asked of it: HEAD, and the blocks of an object."""
+
+import asyncio
+import random as chance
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any, Final
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+from botocore.exceptions import BotoCoreError
+
+from hashmill.domain.errors import ConfigFault, ObjectMissing, ObjectOffline
+from hashmill.storage.budget import ByteBudget
+from hashmill.storage.config import ObjectHead, ObjectPlace, StorageConfig, StoragePace
+from hashmill.storage.retry import Retry
+from hashmill.storage.stream import ByteStream, ObjectReader, open_stream
+from hashmill.storage.wire import READ_AHEAD_BYTES, TLS_BYTES, WireSession
+
+LEAST_BLOCK_BYTES: Final = 65_536
+"""To this a stream's blocks shrink when the budget is short."""
+
+_OFFLINE_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""known: S3 API reference, x-amz-storage-class; GLACIER_IR is on-line."""
+
+
+class Storage:
+    """Reads objects of any number of S3 servers. Belongs to one event loop; whoever made it closes it.
+
+    `sleep`, `random` (0 to 1) and `clock` (seconds) are only ever replaced by tests.
+    """
+
+    def __init__(
+        self,
+        pace: StoragePace,
+        budget: ByteBudget,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        random: Callable[[], float] = chance.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pace = pace
+        self._budget = budget
+        self._retry = Retry(pace=pace, sleep=sleep, random=random)
+        self._clock = clock
+        self._session = AioSession()
+        self._clients: dict[StorageConfig, Any] = {}
+        self._opening = asyncio.Lock()
+        self._open = AsyncExitStack()
+
+    async def close(self) -> None:
+        """Hang up everywhere. Streams that are still read break off."""
+        self._clients.clear()
+        await self._open.aclose()
+
+    async def head(self, config: StorageConfig, bucket: str, key: str) -> ObjectHead:
+        """Return what the server says of the object now.
+
+        Raises `ObjectMissing`, `ObjectForbidden`, `ObjectOffline` (also when HEAD only says that a GET would fail),
+        `StorageThrottled`, `StorageTimeout`, `ConfigFault`.
+        """
+        place = _place(bucket, key)
+        client = await self._client(config)
+        answer = await self._retry.in_place(place, lambda: client.head_object(Bucket=bucket, Key=key))
+        _refuse_offline(answer, place)
+        if not answer.get("ETag") or "ContentLength" not in answer:
+            raise ConfigFault(f"{place}: HEAD was answered without ETag or length; is s3.endpoint_url an S3 server?")
+        version_id = answer.get("VersionId")
+        return ObjectHead(
+            size_bytes=answer["ContentLength"],
+            etag=answer["ETag"],
+            version_id=None if version_id == "null" else version_id,
+            storage_class=answer.get("StorageClass"),
+            last_modified=answer.get("LastModified"),
+        )
+
+    @asynccontextmanager
+    async def read(
+        self, config: StorageConfig, bucket: str, key: str, head: ObjectHead
+    ) -> AsyncIterator[AsyncIterator[memoryview]]:
+        """Wait for room in the budget and give the blocks of the very object that `head` describes, in order.
+
+        A block is valid until the one after the next is asked for, and none after the context ends. All blocks
+        together have exactly `head.size_bytes` bytes, or one of these is raised, in the context or by the blocks:
+        what `head` raises, `ObjectChanged`, `ObjectTruncated`.
+        """
+        place = _place(bucket, key)
+        client = await self._client(config)
+
+        async def open_at(start_byte: int) -> ByteStream:
+            return await self._retry.in_place(place, lambda: open_stream(client, place, head, start_byte=start_byte))
+
+        reader = ObjectReader(place, head.size_bytes, open_at, pace=self._pace, retry=self._retry, clock=self._clock)
+        beside_bytes = READ_AHEAD_BYTES
+        if client.meta.endpoint_url.startswith("https:"):
+            beside_bytes += TLS_BYTES
+        beside_bytes = min(beside_bytes, head.size_bytes)
+        least_bytes = min(head.size_bytes, 2 * min(LEAST_BLOCK_BYTES, self._pace.block_bytes)) + beside_bytes
+        wanted_bytes = min(head.size_bytes, 2 * self._pace.block_bytes) + beside_bytes
+        async with self._budget.reserve(wanted_bytes, least_bytes=least_bytes) as held_bytes:
+            block_bytes = self._pace.block_bytes
+            if held_bytes < wanted_bytes:
+                block_bytes = (held_bytes - beside_bytes) // 2
+            async with aclosing(reader.blocks(block_bytes)) as blocks:
+                yield blocks
+
+    async def _client(self, config: StorageConfig) -> Any:
+        if config not in self._clients:
+            async with self._opening:
+                if config not in self._clients:
+                    opening = _open_client(self._session, config, self._pace)
+                    self._clients[config] = await self._open.enter_async_context(opening)
+        return self._clients[config]
+
+
+@asynccontextmanager
+async def _open_client(session: AioSession, config: StorageConfig, pace: StoragePace) -> AsyncIterator[Any]:
+    """Open a client that does what we say and nothing of its own accord; raise `ConfigFault` when it cannot be."""
+    ours = AioConfig(
+        signature_version="s3v4",
+        s3={"addressing_style": config.addressing_style},
+        connect_timeout=pace.connect_timeout_s,
+        read_timeout=pace.idle_timeout_s,
+        max_pool_connections=pace.connections,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        proxies={},  # else the environment's
+        ignore_configured_endpoint_urls=True,  # the settings are the allow-list
+        http_session_cls=WireSession,
+        warm_up_loader_caches=True,
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(
+                session.create_client(
+                    "s3",
+                    endpoint_url=config.endpoint_url or None,
+                    region_name=config.region,
+                    aws_access_key_id=config.access_key_id or None,
+                    aws_secret_access_key=config.secret_access_key.reveal() if config.secret_access_key else None,
+                    aws_session_token=config.session_token.reveal() if config.session_token else None,
+                    config=ours,
+                )
+            )
+        except (BotoCoreError, ValueError, OSError) as error:  # ValueError: an endpoint that is no address
+            raise ConfigFault(f"no S3 client for {config.endpoint_url or config.region}: {error}") from error
+        client.meta.events.register_last("before-parameter-build.s3", _stay_here)
+        yield client
+
+
+def _stay_here(context: dict[str, Any], **_: object) -> None:
+    """Tell botocore that it has followed its one redirect already: else it would look up the bucket's region itself."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _place(bucket: str, key: str) -> ObjectPlace:
+    place = ObjectPlace(bucket=bucket, key=key)
+    try:
+        if key.encode():
+            return place
+    except UnicodeEncodeError as error:
+        raise ObjectMissing(f"{place}: S3 keys are UTF-8, and this one cannot be written so") from error
+    raise ObjectMissing(f"{place}: the key is empty")
+
+
+def _refuse_offline(answer: dict[str, Any], place: ObjectPlace) -> None:
+    state = (
+        answer.get("StorageClass") if answer.get("StorageClass") in _OFFLINE_CLASSES else answer.get("ArchiveStatus")
+    )
+    restore = answer.get("Restore", "")
+    if state and 'ongoing-request="false"' not in restore:
+        problem = "a restore is under way" if 'ongoing-request="true"' in restore else "restore it first"
+        raise ObjectOffline(f"{place}: the object is off-line in {state}; {problem}")
