@@ -1,4 +1,6 @@
 import asyncio
+import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile, Remote
 from hashmill.domain.secret import Secret
 from hashmill.home import app_home
 from hashmill.labdrive.client import ApiAccess, LabdriveClient
+from hashmill.labdrive.exchange import render
 from hashmill.labdrive.pace import Pace
 from hashmill.labdrive.wire import read_wire
 from tests.helpers.scripted_api import ScriptedApi, Turn, answer, cut, hang_up, refusal, result, scripted_api
@@ -716,3 +719,25 @@ def test_any_answer_is_a_file_or_one_of_three_errors(body: object, status: int, 
                     return error
 
     assert isinstance(asyncio.run(ask()), RemoteFile | ApiAuth | ApiRejected | ApiUnavailable)
+
+
+async def test_a_server_that_takes_no_connection_is_given_up() -> None:
+    with socket.socket() as full, contextlib.ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        host, port = full.getsockname()
+        # Nobody accepts: once the queue is full, Linux lets further connections hang.
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        access = ApiAccess(url=f"http://{host}:{port}", key=Secret(KEY))
+        async with LabdriveClient(WIRE, replace(PACE, connect_timeout_s=0.2), allowed_origins=[access.url]) as client:
+            with pytest.raises(ApiUnavailable, match=r"set_hash: no connection within 0\.2 s"):
+                await client.set_hash(access, "7", "md5", "ab", "h-1")
+
+
+def test_a_request_never_shows_its_key() -> None:
+    sent = render(WIRE, "get_file", base="http://h", key=Secret(KEY), values={"file_id": "7"})
+
+    assert f"{sent!r}" == "Sent(GET http://h/api/file/7)"
