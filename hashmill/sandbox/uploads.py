@@ -47,7 +47,9 @@ class Uploads:
         self._folder.cleanup()
 
     async def receive(self, request: web.Request) -> Chunk:
-        """Read one request of the upload to its end and return its chunk, or refuse it (422) and leave nothing."""
+        """Read one request of the upload to its end and return its chunk, or refuse it and leave nothing behind."""
+        if not request.content_type.startswith("multipart/"):
+            raise Refused(400, "a multipart form is needed")
         fields: dict[str, str] = {}
         body: Path | None = None
         try:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -82,7 +83,7 @@ class Caller:
         form = aiohttp.FormData()
         for field, value in {"fileName": name, "chunkIndex": str(index), **fields}.items():
             form.add_field(field, value)
-        form.add_field("file", content, filename="blob", content_type="application/octet-stream")
+        form.add_field("file", BytesIO(content), filename="blob", content_type="application/octet-stream")
         return await self.call("POST", f"/api/container/{container}/file/upload", data=form)
 
 
