@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _folder_of(path: Path) -> str:
-    return path.relative_to(HERE).parts[0] if path.is_relative_to(HERE) else ""
+    return next(iter(path.relative_to(HERE).parts), "") if path.is_relative_to(HERE) else ""
 
 
 @pytest.fixture(scope="session")
