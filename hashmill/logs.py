@@ -16,7 +16,18 @@ def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("botocore", "aiobotocore", "aiohttp.access", "kombu", "amqp", "celery.redirected", "alembic"):
+    # Celery's own lines per message say nothing the ledger does not, once per ticket.
+    for noisy in (
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "botocore",
+        "aiobotocore",
+        "aiohttp.access",
+        "kombu",
+        "amqp",
+        "celery.redirected",
+        "alembic",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from celery import Celery
-from kombu import Connection
+from kombu import Connection, Exchange
 from kombu import Queue as KombuQueue
 from kombu.exceptions import KombuError
 
@@ -41,7 +41,7 @@ def make_app(url: str, *, cell: str, timeout_s: float = 3.0) -> Celery:
         accept_content=["json"],
         task_ignore_result=True,
         result_backend=None,
-        task_queues=[KombuQueue(name) for name in QUEUES],
+        task_queues=[KombuQueue(name, Exchange("hashmill"), routing_key=name) for name in QUEUES],
         task_default_queue=FILES,
         task_create_missing_queues=False,
         broker_connection_timeout=timeout_s,

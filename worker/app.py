@@ -78,7 +78,7 @@ def _open(sender: str, instance: Any, conf: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _ready(**_: Any) -> None:
-    log.info("worker_ready", extra={"process": _Process.house.tools.process if _Process.house else ""})
+    log.info("worker_ready", extra={"holder": _Process.house.tools.process if _Process.house else ""})
     _own_signals()
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -40,7 +42,7 @@ class WorkerHouse:
         if settings.worker.lead:
             self._beside.append(self._loop.start(lead(self._tools, self._stop_leading)))
         for future in self._beside:
-            future.add_done_callback(_say_if_failed)
+            future.add_done_callback(_stop_if_failed)
 
     async def _open(self, slots: int, queues: list[str]) -> WorkTools:
         self._stop_leading = asyncio.Event()
@@ -129,6 +131,8 @@ def _wait(future: "Future[Any]") -> None:
         future.cancel()
 
 
-def _say_if_failed(future: "Future[Any]") -> None:
+def _stop_if_failed(future: "Future[Any]") -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         log.critical("duty_ended", exc_info=error)
+        # A worker that cannot renew or lead any more is worse than none: drain, and let the supervisor start another.
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -28,9 +28,9 @@ async def lead(tools: WorkTools, stop: asyncio.Event) -> None:
     try:
         while not stop.is_set():
             if await _take(tools) is not None:
-                log.info("leading", extra={"process": tools.process})
+                log.info("leading", extra={"holder": tools.process})
                 await _while_leading(tools, stop)
-                log.info("not_leading", extra={"process": tools.process})
+                log.info("not_leading", extra={"holder": tools.process})
             await _pause(stop, tools.rules.leader_lease_s / 3)
     finally:
         with suppress(LedgerUnavailable):
