@@ -1,0 +1,471 @@
+"""Every trouble an S3 server can make, each on request, and what comes of it."""
+
+import asyncio
+import gc
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+from aiobotocore.session import AioSession
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashmill.domain.errors import (
+    ConfigFault,
+    HashmillError,
+    ObjectChanged,
+    ObjectForbidden,
+    ObjectMissing,
+    ObjectOffline,
+    ObjectTruncated,
+    StorageThrottled,
+    StorageTimeout,
+)
+from hashmill.domain.secret import Secret
+from hashmill.storage.budget import ByteBudget
+from hashmill.storage.client import Storage
+from hashmill.storage.config import ObjectHead, StorageConfig, StoragePace
+from tests.helpers.faulty_s3 import SECRET_KEY, Act, FaultyS3
+from tests.helpers.wait import wait_until_async
+
+BODY = Random(2).randbytes(700_000)
+SESSION = AioSession()
+QUICK = StoragePace(
+    connect_timeout_s=2.0,
+    idle_timeout_s=0.25,
+    throughput_window_s=0.3,
+    resumes_max=2,
+    throttle_attempts=3,
+    block_bytes=100_000,
+)
+
+
+@asynccontextmanager
+async def storage_of(pace: StoragePace = QUICK, budget: ByteBudget | None = None) -> AsyncIterator[Storage]:
+    storage = Storage(pace, budget or ByteBudget(64 << 20), session=SESSION, random=lambda: 0.0)
+    try:
+        yield storage
+    finally:
+        await storage.close()
+
+
+@pytest.fixture
+async def storage() -> AsyncIterator[Storage]:
+    async with storage_of() as storage:
+        yield storage
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FaultyS3]:
+    async with FaultyS3(BODY) as server:
+        yield server
+
+
+async def read(storage: Storage, server: FaultyS3, head: ObjectHead | None = None, key: str = "key") -> bytes:
+    head = head or await storage.head(server.config, "bucket", key)
+    body = bytearray()
+    async with storage.read(server.config, "bucket", key, head) as blocks:
+        async for block in blocks:
+            body += block
+    return bytes(body)
+
+
+async def test_a_good_server_is_asked_twice_and_pinned_by_its_etag(storage: Storage, server: FaultyS3) -> None:
+    assert await read(storage, server) == BODY
+
+    assert [asked.method for asked in server.asked] == ["HEAD", "GET"]
+    assert server.asked_for("if-match") == ['"one"']
+    assert server.asked_for("range") == [None]
+    assert server.connections == 1
+
+
+async def test_a_versioned_object_is_pinned_by_its_version(storage: Storage) -> None:
+    async with FaultyS3(BODY, headers={"x-amz-version-id": "v7"}) as server:
+        server.on_get.append(Act(cut_after=300_000))
+
+        assert await read(storage, server) == BODY
+
+    assert [asked.target for asked in server.asked[1:]] == ["/bucket/key?versionId=v7"] * 2
+    assert server.asked_for("range") == [None, "bytes=300000-"]
+
+
+async def test_the_null_version_is_no_version(storage: Storage) -> None:
+    async with FaultyS3(BODY, headers={"x-amz-version-id": "null"}) as server:
+        assert await read(storage, server) == BODY
+
+    assert server.asked_for("if-match") == ['"one"']
+
+
+async def test_an_object_stored_compressed_is_read_as_it_is_stored(storage: Storage) -> None:
+    async with FaultyS3(b"\x1f\x8b not really", headers={"Content-Encoding": "gzip"}) as server:
+        assert await read(storage, server) == b"\x1f\x8b not really"
+
+
+async def test_an_empty_object_is_asked_for_and_has_no_blocks(storage: Storage) -> None:
+    async with FaultyS3(b"") as server:
+        assert await read(storage, server) == b""
+
+    assert [asked.method for asked in server.asked] == ["HEAD", "GET"]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+async def test_a_cut_stream_is_resumed_from_the_last_byte(storage: Storage, server: FaultyS3, reset: bool) -> None:
+    server.on_get += [Act(cut_after=250_000, reset=reset), Act(cut_after=200_000, reset=reset)]
+
+    assert await read(storage, server) == BODY
+
+    ranges = server.asked_for("range")
+    assert len(ranges) == 3
+    if not reset:  # a reset also destroys what the kernel had not handed over yet
+        assert ranges == [None, "bytes=250000-", "bytes=450000-"]
+    assert server.asked_for("if-match") == ['"one"'] * 3
+
+
+async def test_a_stream_cut_too_often_is_truncated(storage: Storage, server: FaultyS3) -> None:
+    server.on_get += [Act(cut_after=1000)] * 3
+
+    with pytest.raises(ObjectTruncated) as raised:
+        await read(storage, server)
+
+    assert (raised.value.expected_bytes, raised.value.received_bytes) == (700_000, 3000)
+
+
+async def test_a_stream_that_falls_silent_is_cut_and_resumed(storage: Storage, server: FaultyS3) -> None:
+    server.on_get.append(Act(hang_after=300_000))
+
+    assert await read(storage, server) == BODY
+    assert len(server.asked_for("range")) == 2
+
+
+async def test_a_stream_that_keeps_falling_silent_is_a_timeout(storage: Storage, server: FaultyS3) -> None:
+    server.on_get += [Act(hang_after=10)] * 3
+
+    with pytest.raises(StorageTimeout, match=r"nothing came for 0\.25 s"):
+        await read(storage, server)
+
+
+async def test_a_dripping_stream_is_cut_and_resumed(server: FaultyS3) -> None:
+    server.on_get.append(Act(drip=(50, 0.01)))
+
+    async with storage_of(StoragePace(idle_timeout_s=5, throughput_window_s=0.2, min_bytes_per_s=100_000)) as storage:
+        assert await read(storage, server) == BODY
+
+    assert len(server.asked_for("range")) == 2
+
+
+async def test_a_reader_that_is_slow_itself_is_not_cut(storage: Storage, server: FaultyS3) -> None:
+    head = await storage.head(server.config, "bucket", "key")
+    body = bytearray()
+    async with storage.read(server.config, "bucket", "key", head) as blocks:
+        async for block in blocks:
+            if not body:
+                await asyncio.sleep(2 * QUICK.idle_timeout_s)
+            body += block
+
+    assert body == BODY
+    assert len(server.asked_for("range")) == 1
+
+
+async def test_a_chunked_answer_without_a_length_is_read_to_its_end(storage: Storage, server: FaultyS3) -> None:
+    server.on_get.append(Act(chunked=True))
+
+    assert await read(storage, server) == BODY
+
+
+async def test_a_chunked_answer_that_ends_early_is_resumed(storage: Storage, server: FaultyS3) -> None:
+    server.on_get.append(Act(chunked=True, body=BODY[:5000]))
+
+    assert await read(storage, server) == BODY
+    assert server.asked_for("range") == [None, "bytes=5000-"]
+
+
+@pytest.mark.parametrize(
+    "acts",
+    [
+        [Act(etag='"two"', headers={"ETag": '"one"'})],  # 412
+        [Act(headers={"ETag": '"two"'})],
+        [Act(body=BODY[:-1])],
+        [Act(body=BODY + b"x")],
+        [Act(chunked=True, body=BODY + b"x")],
+        [Act(cut_after=1000), Act(etag='"two"')],
+        [Act(cut_after=1000), Act(headers={"ETag": '"two"'})],
+        [Act(cut_after=1000), Act(ignore_range=True)],
+        [Act(cut_after=1000), Act(headers={"Content-Range": "bytes 999-699999/700000"})],
+        [Act(cut_after=1000), Act(body=BODY + b"x")],
+        [Act(cut_after=1000), Act(status=416, code="InvalidRange")],
+    ],
+)
+async def test_another_object_than_head_described_is_never_read(
+    storage: Storage, server: FaultyS3, acts: list[Act]
+) -> None:
+    server.on_get += acts
+
+    with pytest.raises(ObjectChanged):
+        await read(storage, server)
+    assert len(server.asked_for("range")) == len(acts)
+
+
+async def test_another_version_than_asked_for_is_never_read(storage: Storage) -> None:
+    async with FaultyS3(BODY, headers={"x-amz-version-id": "v7"}) as server:
+        server.on_get.append(Act(headers={"x-amz-version-id": "v8"}))
+
+        with pytest.raises(ObjectChanged, match="version is 'v8', not 'v7'"):
+            await read(storage, server)
+
+
+@pytest.mark.parametrize("act", [Act(status=503, code="SlowDown"), Act(status=429, code="TooManyRequests")])
+async def test_a_busy_server_is_asked_again_in_place(storage: Storage, server: FaultyS3, act: Act) -> None:
+    server.on_head += [act] * 2
+    server.on_get += [act, Act(cut_after=1000), act, act]
+
+    assert await read(storage, server) == BODY
+    assert len(server.asked_for("range", "HEAD")) == 3
+    assert server.asked_for("range") == [None, None, *["bytes=1000-"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("act", "fault", "attempts"),
+    [
+        (Act(status=503, code="SlowDown"), StorageThrottled, 3),
+        (Act(status=500, code="InternalError"), StorageTimeout, 3),
+        (Act(status=502, body=b"<html>bad gateway</html>"), StorageTimeout, 3),
+        (Act(status=404, code="NoSuchKey"), ObjectMissing, 1),
+        (Act(status=404, body=b"<html>nothing here</html>"), ObjectMissing, 1),
+        (Act(status=403, code="AccessDenied"), ObjectForbidden, 1),
+        (Act(status=403, code="SignatureDoesNotMatch"), ObjectForbidden, 1),
+        (Act(status=403, code="InvalidObjectState"), ObjectOffline, 1),
+        (Act(status=403, code="RequestTimeTooSkewed"), ConfigFault, 1),
+        (Act(status=403, body=b"{json}"), ObjectForbidden, 1),
+    ],
+)
+async def test_a_refused_get_is_tried_as_often_as_it_makes_sense(
+    storage: Storage, server: FaultyS3, act: Act, fault: type[HashmillError], attempts: int
+) -> None:
+    server.on_get += [act] * 9
+
+    with pytest.raises(fault):
+        await read(storage, server)
+    assert len(server.asked_for("range")) == attempts
+
+
+@pytest.mark.parametrize(
+    ("act", "fault", "attempts"),
+    [
+        (Act(status=404, code="-"), ObjectMissing, 1),
+        (Act(status=403, code="-"), ObjectForbidden, 1),
+        (Act(status=403, code="-", headers={"Date": "Tue, 01 Jan 2019 00:00:00 GMT"}), ConfigFault, 1),
+        (Act(status=400, code="-"), ConfigFault, 1),
+        (Act(status=503, code="-"), StorageThrottled, 3),
+        (Act(status=500, code="-"), StorageTimeout, 3),
+        (Act(headers={"x-amz-storage-class": "GLACIER"}), ObjectOffline, 1),
+        (
+            Act(headers={"x-amz-storage-class": "DEEP_ARCHIVE", "x-amz-restore": 'ongoing-request="true"'}),
+            ObjectOffline,
+            1,
+        ),
+        (Act(headers={"x-amz-archive-status": "ARCHIVE_ACCESS"}), ObjectOffline, 1),
+        (Act(headers={"ETag": ""}), ConfigFault, 1),
+        (Act(silent=True), StorageTimeout, 3),
+    ],
+)
+async def test_a_refused_head_is_tried_as_often_as_it_makes_sense(
+    storage: Storage, server: FaultyS3, act: Act, fault: type[HashmillError], attempts: int
+) -> None:
+    server.on_head += [act] * attempts
+
+    with pytest.raises(fault, match="s3://bucket/key"):
+        await storage.head(server.config, "bucket", "key")
+    assert len(server.asked) == attempts
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-amz-storage-class": "GLACIER_IR"},
+        {
+            "x-amz-storage-class": "GLACIER",
+            "x-amz-restore": 'ongoing-request="false", expiry-date="Fri, 21 Dec 2032 00:00:00 GMT"',
+        },
+    ],
+)
+async def test_an_archived_object_that_is_on_line_is_read(storage: Storage, headers: dict[str, str]) -> None:
+    async with FaultyS3(b"body", headers=headers) as server:
+        assert await read(storage, server) == b"body"
+        assert (await storage.head(server.config, "bucket", "key")).storage_class == headers["x-amz-storage-class"]
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_not_followed(storage: Storage, server: FaultyS3, method: str, status: int) -> None:
+    async with FaultyS3(BODY) as elsewhere:
+        act = Act(
+            status=status,
+            code="PermanentRedirect",
+            details="<Endpoint>elsewhere.example</Endpoint>",
+            headers={"Location": f"{elsewhere.endpoint_url}/bucket/key", "x-amz-bucket-region": "eu-west-3"},
+        )
+        (server.on_head if method == "HEAD" else server.on_get).append(act)
+
+        with pytest.raises(ConfigFault, match=r"set s3\.region = eu-west-3"):
+            await read(storage, server)
+
+        assert elsewhere.asked == []
+    assert [asked.method for asked in server.asked] == ["HEAD", "GET"][: 1 if method == "HEAD" else 2]
+
+
+async def test_a_signature_for_another_region_is_reported_and_not_repaired(storage: Storage, server: FaultyS3) -> None:
+    server.on_get.append(Act(status=400, code="AuthorizationHeaderMalformed", details="<Region>eu-west-3</Region>"))
+
+    with pytest.raises(ConfigFault, match=r"set s3\.region = eu-west-3"):
+        await read(storage, server)
+    assert [asked.method for asked in server.asked] == ["HEAD", "GET"]
+
+
+async def test_a_server_that_is_not_there_is_a_timeout(storage: Storage) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        config = StorageConfig(
+            endpoint_url=f"http://127.0.0.1:{unused.getsockname()[1]}",
+            access_key_id="AKIDEXAMPLE",
+            secret_access_key=Secret(SECRET_KEY),
+        )
+        with pytest.raises(StorageTimeout, match="no answer from the S3 server: ClientConnectorError"):
+            await storage.head(config, "bucket", "key")
+
+
+async def test_a_host_that_does_not_exist_is_a_timeout(storage: Storage) -> None:
+    config = StorageConfig(
+        endpoint_url="http://nowhere.invalid", access_key_id="AKIDEXAMPLE", secret_access_key=Secret(SECRET_KEY)
+    )
+
+    with pytest.raises(StorageTimeout, match=r"nowhere\.invalid"):
+        await storage.head(config, "bucket", "key")
+
+
+@pytest.mark.parametrize("endpoint_url", ["nonsense", "ftp:/x", "http://ex ample"])
+async def test_an_endpoint_that_is_no_address_is_a_fault_of_the_configuration(
+    storage: Storage, endpoint_url: str
+) -> None:
+    with pytest.raises(ConfigFault):
+        await storage.head(
+            StorageConfig(endpoint_url=endpoint_url, access_key_id="a", secret_access_key=Secret("b")), "b", "k"
+        )
+
+
+async def test_missing_credentials_are_a_fault_of_the_configuration(
+    storage: Storage, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(ConfigFault, match="Unable to locate credentials"):
+        await storage.head(StorageConfig(endpoint_url=server.endpoint_url), "bucket", "key")
+    assert server.asked == []
+
+
+async def test_half_a_credential_is_a_fault_of_the_configuration(storage: Storage, server: FaultyS3) -> None:
+    with pytest.raises(ConfigFault, match="Partial credentials"):
+        await storage.head(StorageConfig(endpoint_url=server.endpoint_url, access_key_id="a"), "bucket", "key")
+
+
+async def test_the_environment_changes_neither_the_address_nor_the_road(
+    server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FaultyS3(b"elsewhere") as elsewhere, storage_of() as storage:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+            monkeypatch.setenv(name, elsewhere.endpoint_url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "7")
+        server.on_get += [Act(status=503, code="SlowDown")] * 3
+
+        with pytest.raises(StorageThrottled):
+            await read(storage, server)
+
+        assert elsewhere.asked == []
+    assert len(server.asked_for("range")) == QUICK.throttle_attempts
+
+
+@pytest.mark.parametrize("key", ["", "\ud800"])
+async def test_a_key_no_object_can_have_is_missing(storage: Storage, server: FaultyS3, key: str) -> None:
+    with pytest.raises(ObjectMissing):
+        await storage.head(server.config, "bucket", key)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        lambda server: server.on_head.append(Act(status=403, code="-")),
+        lambda server: server.on_get.append(Act(status=403, code="SignatureDoesNotMatch")),
+        lambda server: server.on_get.extend([Act(cut_after=1)] * 3),
+        lambda server: server.on_get.extend([Act(silent=True)] * 3),
+    ],
+)
+async def test_no_message_and_no_cause_shows_a_key(
+    storage: Storage, server: FaultyS3, trouble: Callable[[FaultyS3], None]
+) -> None:
+    trouble(server)
+
+    with pytest.raises(HashmillError) as raised:
+        await read(storage, server)
+
+    error: BaseException | None = raised.value
+    while error is not None:
+        assert SECRET_KEY not in f"{error!r} {error} {vars(error)}"
+        error = error.__cause__ or error.__context__
+
+
+@settings(max_examples=15)
+@given(cuts=st.lists(st.integers(0, 699_999), max_size=3), block_bytes=st.integers(70_000, 800_000))
+def test_resumed_at_random_cuts_it_is_the_same_object(cuts: list[int], block_bytes: int) -> None:
+    async def digest() -> str:
+        async with (
+            FaultyS3(BODY) as server,
+            storage_of(StoragePace(resumes_max=3, block_bytes=block_bytes)) as storage,
+        ):
+            server.on_get += [Act(cut_after=cut) for cut in cuts]
+            return hashlib.sha256(await read(storage, server)).hexdigest()
+
+    assert asyncio.run(digest()) == hashlib.sha256(BODY).hexdigest()
+
+
+async def test_many_streams_share_a_small_budget_and_all_come_through(server: FaultyS3) -> None:
+    budget = ByteBudget(4 << 20)
+    most_held_bytes = 0
+
+    async with storage_of(StoragePace(block_bytes=1 << 20, connections=64), budget) as storage:
+        head = await storage.head(server.config, "bucket", "key")
+
+        async def one() -> str:
+            nonlocal most_held_bytes
+            digest = hashlib.sha256()
+            async with storage.read(server.config, "bucket", "key", head) as blocks:
+                async for block in blocks:
+                    most_held_bytes = max(most_held_bytes, budget.held_bytes)
+                    digest.update(block)
+            return digest.hexdigest()
+
+        digests = await asyncio.gather(*(one() for _ in range(64)))
+
+    assert set(digests) == {hashlib.sha256(BODY).hexdigest()}
+    assert (4 << 20) // 2 < most_held_bytes <= 4 << 20
+    assert budget.held_bytes == 0
+
+
+async def test_a_cancelled_read_hangs_up_and_gives_its_bytes_back(server: FaultyS3) -> None:
+    budget = ByteBudget(4 << 20)
+    server.on_get.append(Act(hang_after=1000))
+    async with storage_of(StoragePace(), budget) as storage:
+        task = asyncio.create_task(read(storage, server))
+        await wait_until_async(lambda: server.asked_for("range"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert budget.held_bytes == 0
+        assert await read(storage, server) == BODY
+    gc.collect()  # nothing unclosed is left for the collector to warn of
