@@ -1,13 +1,21 @@
 """PostgreSQL as a child process."""
 
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import sqlalchemy
 
-from hashmill.parts.postgres import Databases, start_postgres
+from hashmill.parts.postgres import Databases, Postgres, start_postgres
 from tests.helpers.servers import work_folder
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Postgres]:
+    """Not the one of the test run, which may have come from outside."""
+    with work_folder("pg") as folder, start_postgres(folder) as server:
+        yield server
 
 
 def value(url: str, statement: str) -> object:
@@ -35,18 +43,17 @@ def test_two_fresh_databases_do_not_see_each_other(postgres: Databases) -> None:
     postgres.drop_database(other)
 
 
-def test_committed_rows_are_there_after_a_kill_and_a_restart() -> None:
-    with work_folder("pg") as folder, start_postgres(folder) as server:
-        url = server.fresh_database()
-        value(url, "CREATE TABLE kept AS SELECT 7 AS x")
-        server.kill()
-        server.restart()
+def test_committed_rows_are_there_after_a_kill_and_a_restart(own: Postgres) -> None:
+    url = own.fresh_database()
+    value(url, "CREATE TABLE kept AS SELECT 7 AS x")
+    own.kill()
+    own.restart()
 
-        assert value(url, "SELECT x FROM kept") == 7
+    assert value(url, "SELECT x FROM kept") == 7
 
 
-def test_nobody_gets_in_without_the_password(postgres: Databases) -> None:
-    at = urlsplit(postgres.url)
+def test_nobody_gets_in_without_the_password(own: Postgres) -> None:
+    at = urlsplit(own.url)
 
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(host=at.hostname, port=at.port, user="postgres", password="guess", dbname="postgres")
