@@ -3,6 +3,8 @@ Everything this project raises on purpose, and the closed list of error classes.
 
 HashmillError
   EventInvalid            what was posted is no event; every fault is listed
+  IdempotencyConflict     the same idempotency key came with another event
+  ReplayRefused           what was asked to be replayed cannot be, now
   Transient               the same work may succeed later
     StorageThrottled      s3.throttled
     StorageTimeout        s3.timeout
@@ -75,6 +77,14 @@ class EventInvalid(HashmillError):
     def __init__(self, faults: Sequence[EventFault]) -> None:
         super().__init__("; ".join(f"{fault.path}: {fault.problem}" for fault in faults))
         self.faults = tuple(faults)
+
+
+class IdempotencyConflict(HashmillError):
+    """The same idempotency key came with another event."""
+
+
+class ReplayRefused(HashmillError):
+    """What was asked to be replayed cannot be, now."""
 
 
 class Transient(HashmillError):
@@ -173,9 +183,13 @@ class RunFault(HashmillError):
 
 
 class ApiAuth(RunFault):
-    """LABDRIVE refused the key (401 or 403)."""
+    """LABDRIVE refused the key: 401 for all it is used for, 403 for this one thing."""
 
     error_class = ErrorClass.API_AUTH
+
+    def __init__(self, message: str, *, status: int = 401) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class SecretExpired(RunFault):

@@ -103,8 +103,9 @@ def accept(
             created_at_ms=now_ms(),
         )
         .on_conflict_do_nothing(index_elements=[runs.c.tenant_id, runs.c.idempotency_key])
+        .returning(runs.c.run_id)
     )
-    made = connection.execute(statement).rowcount == 1
+    made = connection.execute(statement).one_or_none() is not None
     if made:
         entries.append(connection, run_id, [("run_accepted", entry)], tenant_id=tenant_id, shard=0)
     found = connection.execute(

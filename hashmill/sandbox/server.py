@@ -13,7 +13,7 @@ from aiohttp import web
 from hashmill.sandbox.api import Api
 from hashmill.sandbox.calls import Calls
 from hashmill.sandbox.catalog import Catalog
-from hashmill.sandbox.config import SandboxConfig
+from hashmill.sandbox.config import IntakeConfig, SandboxConfig
 from hashmill.sandbox.control import Control
 from hashmill.sandbox.database import Database
 from hashmill.sandbox.faults import FaultRule, Faults
@@ -95,6 +95,10 @@ class RunningSandbox:
     def count_calls(self, *, method: str | None = None, path: str | None = None, status: int | None = None) -> int:
         """Return how many calls `calls` would return."""
         return self._platform.calls.count(method=method, path=path, status=status)
+
+    def set_intake(self, intake: IntakeConfig) -> None:
+        """Post events there from now on: an intake may have to know the sandbox's address before it starts."""
+        self._platform.triggers.point_to(intake)
 
     def set_faults(self, *rules: FaultRule) -> None:
         """Put these rules in place of all others; none means no more faults."""

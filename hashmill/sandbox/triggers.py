@@ -38,6 +38,10 @@ class Triggers:
         self._api_url = api_url
         self._key_root = key_root
 
+    def point_to(self, intake: IntakeConfig) -> None:
+        """Post to this intake from now on."""
+        self._intake = intake
+
     async def run(
         self,
         function: FunctionConfig,

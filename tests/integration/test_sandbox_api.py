@@ -1,6 +1,7 @@
 """The sandbox's API, asked over HTTP: envelope, keys, containers, files, jobs, and what it writes down."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -131,7 +132,7 @@ async def test_answers_escape_slashes_and_hold_ids_as_text(caller: Caller) -> No
 @pytest.mark.parametrize("kind", ["json", "form", "multipart"])
 async def test_a_container_is_made_by_json_form_or_multipart(kind: str, caller: Caller) -> None:
     fields = {"name": "New", "description": "of things", "container_metadata_id": "1", "metadata_schema_id": "1"}
-    more: dict[str, object] = {"json": fields} if kind == "json" else {"data": fields}
+    more: dict[str, Any] = {"json": fields} if kind == "json" else {"data": fields}
     if kind == "multipart":
         form = aiohttp.FormData(default_to_multipart=True)
         for name, value in fields.items():
@@ -189,7 +190,7 @@ async def test_a_file_of_an_odd_name_is_found_by_its_path(path: str, caller: Cal
     assert found.result["fullpath"] == "/" + path
 
 
-@given(path=st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20))
+@given(path=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
 async def test_any_name_is_found_by_its_path(path: str) -> None:
     async with calling(sandbox_config()) as caller:
         file_id = caller.sandbox.add_file("1", "/" + path)
@@ -231,7 +232,7 @@ async def test_a_file_has_the_fields_the_platform_is_known_to_search_by(caller: 
 async def test_a_listing_comes_in_pages_in_the_order_of_ids(caller: Caller) -> None:
     ids = [caller.sandbox.add_file("1", f"/{at}") for at in range(23)]
 
-    pages = []
+    pages: list[list[dict[str, Any]]] = []
     while not pages or pages[-1]:
         offset = sum(map(len, pages))
         pages.append((await caller.call("GET", f"/api/container/1/file/list?limit=10&offset={offset}")).result)

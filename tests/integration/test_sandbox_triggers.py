@@ -140,3 +140,13 @@ async def test_an_upload_runs_the_container_s_function_for_paths_its_regex_takes
     assert event["labdrive"]["trigger"] == {"id": "7", "type": "CREATED", "regex": r"\.tif$"}
     assert event["labdrive"]["files"] == {"ids": [file["id"]], "paths": []}
     assert event["labdrive"]["job"] == {"id": job.id}
+
+
+async def test_an_intake_that_starts_later_is_told_to_the_running_sandbox(intake: Intake) -> None:
+    async with calling(sandbox_config()) as caller:
+        before = await caller.call("POST", "/api/function/hashmill/run", json={"container_id": "1"})
+        caller.sandbox.set_intake(IntakeConfig(url=intake.url))
+        after = await caller.call("POST", "/api/function/hashmill/run", json={"container_id": "1"})
+
+    assert (before.status, after.status, len(intake.events)) == (502, 200, 1)
+    assert "Authorization" not in intake.headers[0]

@@ -15,7 +15,7 @@ from hashmill.sandbox.jobs import Jobs
 from hashmill.sandbox.objects import object_key
 from hashmill.sandbox.uploads import path_below
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
 @pytest.fixture
