@@ -128,7 +128,6 @@ async def _open_client(session: AioSession, config: StorageConfig, pace: Storage
         retries={"total_max_attempts": 1, "mode": "standard"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        proxies={},  # else the environment's
         ignore_configured_endpoint_urls=True,  # the settings are the allow-list
         http_session_cls=WireSession,
         warm_up_loader_caches=True,

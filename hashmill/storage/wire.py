@@ -1,5 +1,5 @@
 """
-The HTTP beneath aiobotocore: aiohttp, with as little of a will of its own as we can leave it.
+The HTTP beneath aiobotocore: aiohttp, which follows no redirect and takes no proxy from the environment.
 
 aiobotocore's own session follows redirects (known: aiohttp's default, which it does not change), reads error bodies of
 any length, and cannot be told how much to read ahead. This one takes its place. Errors of aiohttp pass through

@@ -76,6 +76,10 @@ class FaultyS3:
             endpoint_url=self.endpoint_url, access_key_id="AKIDEXAMPLE", secret_access_key=Secret(SECRET_KEY)
         )
 
+    @property
+    def open_connections(self) -> int:
+        return len(self._handlers)
+
     def asked_for(self, header: str, method: str = "GET") -> list[str | None]:
         """Return one header of every request with `method`, in order."""
         return [asked.headers.get(header) for asked in self.asked if asked.method == method]

@@ -469,3 +469,13 @@ async def test_a_cancelled_read_hangs_up_and_gives_its_bytes_back(server: Faulty
         assert budget.held_bytes == 0
         assert await read(storage, server) == BODY
     gc.collect()  # nothing unclosed is left for the collector to warn of
+
+
+async def test_a_closed_storage_has_hung_up_everywhere(server: FaultyS3) -> None:
+    async with FaultyS3(b"other") as other, storage_of() as storage:
+        await asyncio.gather(*(read(storage, one) for one in (server, other, server)))
+        assert server.open_connections and other.open_connections
+
+        await storage.close()
+
+        await wait_until_async(lambda: server.open_connections + other.open_connections == 0)
