@@ -1,0 +1,60 @@
+"""The wheel brings one import name and all that a process needs beside it."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOORS = ("worker", "tasks", "config", "migrations")
+NOT_CARRIED = {"worker/Dockerfile"}
+"""Only a checkout builds images."""
+
+
+@pytest.fixture(scope="module")
+def carried(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """What a wheel built from this tree holds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    told = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert told.returncode == 0, told.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def in_the_tree(room: str) -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / room).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_claims_one_import_name(carried: set[str]) -> None:
+    tops = {name.split("/")[0] for name in carried}
+
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"hashmill"}
+
+
+def test_the_wheel_carries_the_house_and_the_doors_file_by_file(carried: set[str]) -> None:
+    wanted = in_the_tree("hashmill") | {f"hashmill/_app/{name}" for room in DOORS for name in in_the_tree(room)}
+
+    assert {name for name in carried if name.startswith("hashmill/")} | {f"hashmill/_app/{n}" for n in NOT_CARRIED} == (
+        wanted | {f"hashmill/_app/{n}" for n in NOT_CARRIED}
+    )
+
+
+def test_the_wheel_carries_its_licence_and_its_command(carried: set[str]) -> None:
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in carried)
+    assert any(name.endswith(".dist-info/entry_points.txt") for name in carried)
+
+
+@pytest.mark.parametrize("room", [*DOORS, "libnova"])
+def test_no_installed_distribution_claims_a_name_of_ours(room: str) -> None:
+    assert packages_distributions().get(room, []) == []
