@@ -159,7 +159,7 @@ class Labdrive(Section):
     backoff_base_s: float = Field(
         0.25, gt=0, description="First ceiling of the jittered pause between tries; doubles each time."
     )
-    backoff_cap_s: float = Field(300.0, gt=0, description="Largest ceiling of that pause.")
+    backoff_cap_s: float = Field(30.0, gt=0, description="Largest ceiling of that pause.")
     lookups: int = Field(16, ge=1, description="File look-ups under way at once while a run is expanded.")
     page_size: int = Field(1000, ge=1, description="Files asked for in one page of a listing.")
 
@@ -187,7 +187,11 @@ class Report(Section):
 class Tickets(Section):
     """How work is cut and handed out."""
 
-    window: int = Field(32, ge=1, description="Tickets outstanding at once, in all workers together.")
+    window: int = Field(
+        0,
+        ge=0,
+        description="Tickets outstanding at once, in all workers together; 0 means twice the slots of the living workers.",
+    )
     batch_max: int = Field(
         64, ge=1, le=512, description="Files in one ticket of tiny files; 1 means strictly one Celery task per file."
     )
@@ -196,7 +200,11 @@ class Tickets(Section):
     normal_max_bytes: int = Field(
         67_108_864, ge=0, description="Largest normal file; anything above travels alone on the queue for big files."
     )
-    big_window: int = Field(4, ge=1, description="Tickets of big files outstanding at once.")
+    big_window: int = Field(
+        0,
+        ge=0,
+        description="Big files outstanding at once; 0 means one per eight slots of the living workers, two at least.",
+    )
     reissue_after_s: float = Field(
         20.0, gt=0, description="A ticket nobody claimed for so long counts as lost and is written anew."
     )
