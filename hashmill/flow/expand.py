@@ -41,15 +41,24 @@ async def expand(tools: WorkTools, run_id: str) -> None:
     if expansion is None:
         return
     log.info("run_expanding", extra={"run_id": run_id, "cursor": dict(expansion.cursor)})
+    listing = asyncio.create_task(_pages(tools, expansion))
     try:
-        await _pages(tools, expansion)
-    except Transient as trouble:
-        await _postpone(tools, expansion, trouble)
-    except (RunFault, ApiRejected) as fault:
-        await _fail(tools, expansion, fault)
+        await asyncio.wait([listing])
     except asyncio.CancelledError:
+        listing.cancel()
+        await asyncio.gather(listing, return_exceptions=True)
         await tools.ledger.write(runs.release_expansion, expansion)
         raise
+    match listing.exception():
+        case None:
+            return
+        case RunFault() | ApiRejected() as fault:
+            await _fail(tools, expansion, fault)
+        case HashmillError() as trouble:
+            await _postpone(tools, expansion, trouble)
+        case bug:
+            log.error("expand_bug", extra={"run_id": run_id}, exc_info=bug)
+            await _postpone(tools, expansion, HashmillError(f"{type(bug).__name__}: {bug}"))
 
 
 async def _pages(tools: WorkTools, expansion: Expansion) -> None:
@@ -198,15 +207,15 @@ async def _write(
     return True
 
 
-async def _postpone(tools: WorkTools, expansion: Expansion, trouble: Transient) -> None:
+async def _postpone(tools: WorkTools, expansion: Expansion, trouble: HashmillError) -> None:
     run = expansion.run
     waited_s = await tools.ledger.read(runs.age_s, run.run_id)
     if waited_s > tools.rules.expand_give_up_after_s:
         await _fail(tools, expansion, trouble)
         return
+    asked_s = trouble.retry_after_s if isinstance(trouble, Transient) else None
     after_s = max(
-        jittered(expansion.attempts, base_s=tools.rules.retry_base_s, cap_s=tools.rules.retry_cap_s),
-        trouble.retry_after_s or 0.0,
+        jittered(expansion.attempts, base_s=tools.rules.retry_base_s, cap_s=tools.rules.retry_cap_s), asked_s or 0.0
     )
     log.warning(
         "run_postponed",
