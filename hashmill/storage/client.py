@@ -94,18 +94,20 @@ class Storage:
             return await self._retry.in_place(place, lambda: open_stream(client, place, head, start_byte=start_byte))
 
         reader = ObjectReader(place, head.size_bytes, open_at, pace=self._pace, retry=self._retry, clock=self._clock)
-        beside_bytes = READ_AHEAD_BYTES
-        if client.meta.endpoint_url.startswith("https:"):
-            beside_bytes += TLS_BYTES
-        beside_bytes = min(beside_bytes, head.size_bytes)
-        least_bytes = min(head.size_bytes, 2 * min(LEAST_BLOCK_BYTES, self._pace.block_bytes)) + beside_bytes
-        wanted_bytes = min(head.size_bytes, 2 * self._pace.block_bytes) + beside_bytes
+        beside_bytes, least_bytes, wanted_bytes = self._needs(client, head.size_bytes)
         async with self._budget.reserve(wanted_bytes, least_bytes=least_bytes) as held_bytes:
             block_bytes = self._pace.block_bytes
             if held_bytes < wanted_bytes:
                 block_bytes = (held_bytes - beside_bytes) // 2
             async with aclosing(reader.blocks(block_bytes)) as blocks:
                 yield blocks
+
+    def _needs(self, client: Any, size_bytes: int) -> tuple[int, int, int]:
+        """Return what a stream holds beside its two blocks, the least it can do with in all, and what it wants."""
+        beside_bytes = READ_AHEAD_BYTES + (TLS_BYTES if client.meta.endpoint_url.startswith("https:") else 0)
+        beside_bytes = min(size_bytes, beside_bytes)
+        least_bytes = min(size_bytes, 2 * min(LEAST_BLOCK_BYTES, self._pace.block_bytes)) + beside_bytes
+        return beside_bytes, least_bytes, min(size_bytes, 2 * self._pace.block_bytes) + beside_bytes
 
     async def _client(self, config: StorageConfig) -> Any:
         if config not in self._clients:

@@ -7,6 +7,7 @@ Not for what a real server can show; only for what none does when told to: cuts,
 import asyncio
 import re
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import Mapping
@@ -56,10 +57,18 @@ class Asked:
 class FaultyS3:
     """Serves `body` under every key. `on_get` and `on_head` hold the troubles to come, the first first."""
 
-    def __init__(self, body: bytes, *, etag: str = '"one"', headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        etag: str = '"one"',
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.body = body
         self.etag = etag
         self.headers = dict(headers or {})
+        self._tls = tls
         self.on_get: deque[Act] = deque()
         self.on_head: deque[Act] = deque()
         self.asked: list[Asked] = []
@@ -68,7 +77,7 @@ class FaultyS3:
     @property
     def endpoint_url(self) -> str:
         host, port = self._server.sockets[0].getsockname()[:2]
-        return f"http://{host}:{port}"
+        return f"{'https' if self._tls else 'http'}://{host}:{port}"
 
     @property
     def config(self) -> StorageConfig:
@@ -86,7 +95,7 @@ class FaultyS3:
 
     async def __aenter__(self) -> "FaultyS3":
         self._handlers: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(

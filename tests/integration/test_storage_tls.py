@@ -1,0 +1,84 @@
+"""The same over TLS, with a certificate authority of the test's own."""
+
+import ssl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from random import Random
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from hashmill.domain.errors import ConfigFault
+from hashmill.storage.budget import ByteBudget
+from hashmill.storage.client import Storage
+from hashmill.storage.config import StoragePace
+from tests.helpers.faulty_s3 import Act, FaultyS3
+
+BODY = Random(3).randbytes(3_000_000)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEM file with a key and a certificate for 127.0.0.1 that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test's own authority")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + signed.public_bytes(Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+async def server(certificate: Path) -> AsyncIterator[FaultyS3]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    async with FaultyS3(BODY, tls=tls) as server:
+        yield server
+
+
+@pytest.fixture
+async def storage() -> AsyncIterator[Storage]:
+    storage = Storage(StoragePace(), ByteBudget(16 << 20), random=lambda: 0.0)
+    yield storage
+    await storage.close()
+
+
+async def test_a_certificate_nobody_vouches_for_is_a_fault_of_the_configuration(
+    storage: Storage, server: FaultyS3
+) -> None:
+    with pytest.raises(ConfigFault, match=r"the certificate of 127\.0\.0\.1:\d+ is not trusted"):
+        await storage.head(server.config, "bucket", "key")
+    assert server.asked == []
+
+
+async def test_an_authority_named_by_aws_ca_bundle_is_trusted_and_cut_streams_are_resumed(
+    storage: Storage, server: FaultyS3, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    server.on_get += [Act(cut_after=1_500_000), Act(cut_after=100_000, reset=True)]
+
+    head = await storage.head(server.config, "bucket", "key")
+    async with storage.read(server.config, "bucket", "key", head) as blocks:
+        body = b"".join([bytes(block) async for block in blocks])
+
+    assert body == BODY
+    assert len(server.asked_for("range")) == 3
