@@ -26,6 +26,8 @@ FAILURES_MAX = 10_000
 _READY = sa.literal_column(f"'{FileState.READY}'", sa.String)
 _QUEUED = sa.literal_column(f"'{FileState.QUEUED}'", sa.String)
 _RUNNING = sa.literal_column(f"'{FileState.RUNNING}'", sa.String)
+# SQLite does not see that = follows from IN, so a part of what moves is asked for with both.
+_OUTSTANDING = files.c.state.in_([_QUEUED, _RUNNING])
 _UNDELIVERED = outbox.c.state.in_([sa.literal_column(f"'{state}'", sa.String) for state in UNDELIVERED])
 
 
@@ -76,9 +78,7 @@ def overview(connection: sa.Connection, *, leader: str) -> Overview:
         totals=totals(connection),
         moving=moving(connection),
         oldest_ready_s=_oldest_ready_s(connection),
-        oldest_queued_s=_age_s(
-            connection, sa.select(sa.func.min(files.c.queued_at_ms)).where(files.c.state == _QUEUED).scalar_subquery()
-        ),
+        oldest_queued_s=_oldest_queued_s(connection),
         oldest_owed_s=_oldest_owed_s(connection),
         oldest_unlisted_s=_oldest_unlisted_s(connection),
         leader=next((lease for lease in leases.listed(connection, leader) if lease.name == leader), None),
@@ -115,7 +115,7 @@ def run_exists(connection: sa.Connection, run_id: str) -> bool:
 
 def moving(connection: sa.Connection, run_id: str | None = None) -> Moving:
     """Return how many files are handed out, of one run or of all; the dispatcher's window bounds both."""
-    statement = sa.select(files.c.state, sa.func.count()).where(files.c.state.in_([_QUEUED, _RUNNING]))
+    statement = sa.select(files.c.state, sa.func.count()).where(_OUTSTANDING)
     if run_id is not None:
         statement = statement.where(files.c.run_id == run_id)
     counts = {state: count for state, count in connection.execute(statement.group_by(files.c.state))}
@@ -182,6 +182,11 @@ def _oldest_ready_s(connection: sa.Connection) -> float | None:
         .limit(1)
     ).one_or_none()
     return None if row is None else max(0, min(row.run_ms, row.due_ms)) / 1000
+
+
+def _oldest_queued_s(connection: sa.Connection) -> float | None:
+    oldest = sa.select(sa.func.min(files.c.queued_at_ms)).where(_OUTSTANDING, files.c.state == _QUEUED)
+    return _age_s(connection, oldest.scalar_subquery())
 
 
 def _oldest_owed_s(connection: sa.Connection) -> float | None:
