@@ -1,0 +1,96 @@
+"""How the service stands: one look at the ledger, and what a person should worry about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from hashmill.domain.job import RunState
+from hashmill.flow.lead import LEADER
+from hashmill.flow.tools import DoorTools
+from hashmill.intake.broker import BrokerState
+from hashmill.ledger import overview
+from hashmill.ledger.leases import Lease
+from hashmill.ledger.overview import Overview
+
+WORRY_AFTER_S = 60.0
+"""A ready file, an unclaimed ticket or an owed report that is older stands out on the page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the ledger shows, with what follows from it."""
+
+    overview: Overview
+
+    @property
+    def leader(self) -> Lease | None:
+        """The leader's lease while it holds."""
+        lease = self.overview.leader
+        return lease if lease is not None and lease.remaining_s > 0 else None
+
+    @property
+    def living(self) -> Sequence[Lease]:
+        return [lease for lease in self.overview.processes if lease.remaining_s > 0]
+
+    @property
+    def slots(self) -> int:
+        return sum(slots_of(lease) for lease in self.living)
+
+    @property
+    def files_by_state(self) -> dict[str, int]:
+        """Files by state as the runs' counters tell it; `failed` includes dead and cancelled ones."""
+        totals, moving = self.overview.totals, self.overview.moving
+        return {
+            "ready": max(0, totals.files_open - moving.queued - moving.running),
+            "queued": moving.queued,
+            "running": moving.running,
+            "done": totals.files_total - totals.files_open - totals.files_failed,
+            "failed": totals.files_failed,
+        }
+
+
+async def look(tools: DoorTools) -> Standing:
+    """Return how the service stands now, or raise `LedgerUnavailable`."""
+    return await tools.ledger.read(_look)
+
+
+def _look(connection: sa.Connection) -> Standing:
+    return Standing(overview=overview.overview(connection, leader=LEADER))
+
+
+def slots_of(lease: Lease) -> int:
+    """Return how many tickets the process of this lease works at once."""
+    slots = lease.detail.get("slots", 0)
+    return slots if isinstance(slots, int) else 0
+
+
+def worries(standing: Standing, broker: BrokerState) -> list[str]:
+    """Return what keeps work from flowing, the cause before the consequence; empty when nothing does."""
+    seen = standing.overview
+    runs = seen.totals.runs
+    unended = sum(count for state, count in runs.items() if not state.ended)
+    said = []
+    if broker.state == "unavailable":
+        said.append("The broker does not answer: accepted events wait in the ledger until it is back.")
+    if standing.leader is None and unended:
+        said.append("No process leads: nothing is dispatched or delivered until a worker or dispatcher starts.")
+    if not standing.slots and (seen.totals.files_open or runs.get(RunState.ACCEPTED)):
+        said.append("No worker lives: files wait until one starts.")
+    for age_s, what in (
+        (seen.oldest_unlisted_s, "The files of a run have not been listed for {}: see its error below."),
+        (seen.oldest_queued_s, "A ticket has waited {} for a worker to claim it."),
+        (seen.oldest_owed_s, "A report has been owed to LABDRIVE for {}."),
+    ):
+        if age_s is not None and age_s > WORRY_AFTER_S:
+            said.append(what.format(_spoken(age_s)))
+    if seen.oldest_ready_s is not None and seen.oldest_ready_s > WORRY_AFTER_S and not seen.moving.running:
+        said.append(f"A file has been ready for {_spoken(seen.oldest_ready_s)}, and no file is being read.")
+    return said
+
+
+def _spoken(age_s: float) -> str:
+    for size_s, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if age_s >= 2 * size_s:
+            return f"{age_s / size_s:.0f} {unit}"
+    return f"{age_s:.0f} seconds"
