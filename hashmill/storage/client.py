@@ -2,6 +2,7 @@
 
 import asyncio
 import random as chance
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -20,6 +21,12 @@ from hashmill.storage.wire import READ_AHEAD_BYTES, TLS_BYTES, WireSession
 
 LEAST_BLOCK_BYTES: Final = 65_536
 """To this a stream's blocks shrink when the budget is short."""
+
+KEY_MAX_BYTES: Final = 1024
+"""known: S3 user guide, object keys."""
+
+_BUCKET: Final = r"[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{0,254}"
+_WORD: Final = r"[!-~]*"
 
 _OFFLINE_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """known: S3 API reference, x-amz-storage-class; GLACIER_IR is on-line."""
@@ -121,6 +128,7 @@ class Storage:
 @asynccontextmanager
 async def _open_client(session: AioSession, config: StorageConfig, pace: StoragePace) -> AsyncIterator[Any]:
     """Open a client that does what we say and nothing of its own accord; raise `ConfigFault` when it cannot be."""
+    _check_words(config)
     ours = AioConfig(
         signature_version="s3v4",
         s3={"addressing_style": config.addressing_style},
@@ -153,19 +161,39 @@ async def _open_client(session: AioSession, config: StorageConfig, pace: Storage
         yield client
 
 
+def _check_words(config: StorageConfig) -> None:
+    """Refuse what could not stand in a header: most often a line break at the end of a mounted secret."""
+    words = {
+        "region": config.region,
+        "access_key_id": config.access_key_id or "",
+        "secret_access_key": config.secret_access_key.reveal() if config.secret_access_key else "",
+        "session_token": config.session_token.reveal() if config.session_token else "",
+    }
+    for name, word in words.items():
+        if not re.fullmatch(_WORD, word):
+            raise ConfigFault(f"s3.{name} holds a space, a line break or a letter outside ASCII")
+    if not config.region:
+        raise ConfigFault("s3.region is empty; write the region your S3 server expects, us-east-1 if it has none")
+
+
 def _stay_here(context: dict[str, Any], **_: object) -> None:
     """Tell botocore that it has followed its one redirect already: else it would look up the bucket's region itself."""
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _place(bucket: str, key: str) -> ObjectPlace:
+    """Return the object's address, or refuse one that no object can have."""
     place = ObjectPlace(bucket=bucket, key=key)
+    if not re.fullmatch(_BUCKET, bucket):
+        # Above all no ARN: botocore would leave the configured endpoint and ask the one that it names.
+        raise ConfigFault(f"{place}: no bucket can have this name; check s3.bucket and the template in labdrive.toml")
     try:
-        if key.encode():
-            return place
+        size_bytes = len(key.encode())
     except UnicodeEncodeError as error:
         raise ObjectMissing(f"{place}: S3 keys are UTF-8, and this one cannot be written so") from error
-    raise ObjectMissing(f"{place}: the key is empty")
+    if not 0 < size_bytes <= KEY_MAX_BYTES:
+        raise ObjectMissing(f"{place}: S3 keys have 1 to {KEY_MAX_BYTES} bytes, and this one has {size_bytes}")
+    return place
 
 
 def _refuse_offline(answer: dict[str, Any], place: ObjectPlace) -> None:

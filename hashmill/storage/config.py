@@ -63,5 +63,10 @@ class ObjectPlace:
     key: str
 
     def __str__(self) -> str:
-        key = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in self.key)
-        return f"s3://{self.bucket}/{key}"
+        return f"s3://{printable(self.bucket)}/{printable(self.key)}"
+
+
+def printable(text: object, length_max: int = 1024) -> str:
+    """Return `text` fit for a log line or a page: no control characters, no lone surrogates, not endless."""
+    shown = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in str(text)[:length_max])
+    return shown if len(str(text)) <= length_max else f"{shown}…"

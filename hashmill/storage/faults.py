@@ -25,10 +25,11 @@ from hashmill.domain.errors import (
     StorageThrottled,
     StorageTimeout,
 )
-from hashmill.storage.config import ObjectPlace
+from hashmill.storage.config import ObjectPlace, printable
 
-LIBRARY_ERRORS: Final = (BotoCoreError, ClientError, aiohttp.ClientError, HttpProcessingError, OSError)
-"""What a request can raise; OSError holds time-outs, refused connections and unknown host names."""
+LIBRARY_ERRORS: Final = (BotoCoreError, ClientError, aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
+"""What a request can raise. OSError holds time-outs, refused connections and unknown host names; ValueError is what
+aiohttp says of a header it cannot write."""
 
 # known: the S3 API reference, "Error responses"; a HEAD has no body, so botocore gives its status as the code.
 _MISSING: Final = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion"})
@@ -55,19 +56,18 @@ _CLOCK_SKEW_MAX_S: Final = 900.0  # known: S3 refuses a signature whose time is 
 
 def translate(error: BaseException, place: ObjectPlace) -> HashmillError:
     """Return our error for `error`, one of `LIBRARY_ERRORS`; its message names the object and never a key."""
+    said = printable(error, 500)
     match error:
         case ClientError():
             return _answered(error.response, place)
         case aiohttp.ClientConnectorCertificateError():
-            return ConfigFault(f"{place}: the certificate of {error.host}:{error.port} is not trusted: {error}")
-        case aiohttp.InvalidURL():
-            return ConfigFault(f"{place}: s3.endpoint_url is no address: {error}")
+            return ConfigFault(f"{place}: the certificate of {error.host}:{error.port} is not trusted: {said}")
         case CredentialRetrievalError() | MetadataRetrievalError() | HTTPClientError():
-            return StorageTimeout(f"{place}: {error}")
-        case BotoCoreError():
-            return ConfigFault(f"{place}: {error}. Check the settings under [s3]")
+            return StorageTimeout(f"{place}: {said}")
+        case BotoCoreError() | ValueError():  # also aiohttp.InvalidURL
+            return ConfigFault(f"{place}: {said}. Check the settings under [s3]")
         case _:
-            return StorageTimeout(f"{place}: no answer from the S3 server: {type(error).__name__}: {error}")
+            return StorageTimeout(f"{place}: no answer from the S3 server: {type(error).__name__}: {said}")
 
 
 def _answered(answer: dict[str, Any], place: ObjectPlace) -> HashmillError:

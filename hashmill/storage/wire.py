@@ -73,13 +73,18 @@ class WireSession:
         """Send `request` once and return the answer; its body is read already unless it is an object's."""
         if self._session is None:
             raise RuntimeError("the session was not entered, or is closed")
-        response = await self._session.request(
-            request.method,
-            URL(request.url, encoded=True),  # as it was signed
-            headers={name: _text(value) for name, value in request.headers.items()} | {"Accept-Encoding": "identity"},
-            data=request.body,
-            allow_redirects=False,
-        )
+        try:
+            response = await self._session.request(
+                request.method,
+                URL(request.url, encoded=True),  # as it was signed
+                headers={name: _text(value) for name, value in request.headers.items()}
+                | {"Accept-Encoding": "identity"},
+                data=request.body,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientResponseError as error:
+            # Its repr shows the headers of the request, and a session token is one of them.
+            raise aiohttp.ClientConnectionError(f"the answer is not HTTP: {error.message[:200]}") from None
         headers = {
             name.decode("latin-1").lower(): value.decode("utf-8", "replace") for name, value in response.raw_headers
         }

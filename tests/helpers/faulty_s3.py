@@ -19,6 +19,7 @@ from hashmill.domain.secret import Secret
 from hashmill.storage.config import StorageConfig
 
 SECRET_KEY = "the-secret-key-nobody-may-see"
+SESSION_TOKEN = "the-session-token-nobody-may-see"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Act:
     """How one request is answered; every default is what a good server does.
 
     `code` makes an S3 error document; `cut_after` and `hang_after` count body bytes that are still sent;
-    `drip` is bytes at once and the pause between, in seconds.
+    `drip` is bytes at once and the pause between, in seconds; `raw` is sent as it is, and that is all.
     """
 
     status: int | None = None
@@ -43,6 +44,7 @@ class Act:
     reset: bool = False
     hang_after: int | None = None
     drip: tuple[int, float] | None = None
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,10 @@ class FaultyS3:
     @property
     def config(self) -> StorageConfig:
         return StorageConfig(
-            endpoint_url=self.endpoint_url, access_key_id="AKIDEXAMPLE", secret_access_key=Secret(SECRET_KEY)
+            endpoint_url=self.endpoint_url,
+            access_key_id="AKIDEXAMPLE",
+            secret_access_key=Secret(SECRET_KEY),
+            session_token=Secret(SESSION_TOKEN),
         )
 
     @property
@@ -131,6 +136,10 @@ class FaultyS3:
         act = script.popleft() if script else Act()
         if act.silent:
             await asyncio.Event().wait()
+        if act.raw is not None:
+            writer.write(act.raw)
+            await writer.drain()
+            return False
 
         head, body = self._answer(act, method, headers)
         writer.write(head)

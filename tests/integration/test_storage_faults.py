@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from aiobotocore.session import AioSession
@@ -29,7 +30,7 @@ from hashmill.domain.secret import Secret
 from hashmill.storage.budget import ByteBudget
 from hashmill.storage.client import Storage
 from hashmill.storage.config import ObjectHead, StorageConfig, StoragePace
-from tests.helpers.faulty_s3 import SECRET_KEY, Act, FaultyS3
+from tests.helpers.faulty_s3 import SECRET_KEY, SESSION_TOKEN, Act, FaultyS3
 from tests.helpers.wait import wait_until_async
 
 BODY = Random(2).randbytes(700_000)
@@ -404,11 +405,61 @@ async def test_the_environment_changes_neither_the_address_nor_the_road(
     assert len(server.asked_for("range")) == QUICK.throttle_attempts
 
 
-@pytest.mark.parametrize("key", ["", "\ud800"])
+@pytest.mark.parametrize("key", ["", "\ud800", "k" * 1025])
 async def test_a_key_no_object_can_have_is_missing(storage: Storage, server: FaultyS3, key: str) -> None:
     with pytest.raises(ObjectMissing):
         await storage.head(server.config, "bucket", key)
     assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        "",
+        "..",
+        "a..b",
+        "a/b",
+        "a\nb",
+        "ü",
+        "\ud800",
+        "b" * 256,
+        "?x",
+        "arn:aws:s3:eu-west-3:123456789012:accesspoint/x",
+    ],
+)
+async def test_a_bucket_no_server_can_have_is_a_fault_of_the_configuration(
+    storage: Storage, server: FaultyS3, bucket: str
+) -> None:
+    with pytest.raises(ConfigFault, match="no bucket can have this name"):
+        await storage.head(server.config, bucket, "key")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("change", "knob"),
+    [
+        ({"region": ""}, "region"),
+        ({"region": "eu-west-3\n"}, "region"),
+        ({"access_key_id": "AKID\n"}, "access_key_id"),
+        ({"secret_access_key": Secret("secret\n")}, "secret_access_key"),
+        ({"session_token": Secret("token\r\nX-Evil: 1")}, "session_token"),
+    ],
+)
+async def test_a_setting_that_cannot_stand_in_a_header_is_named(
+    storage: Storage, server: FaultyS3, change: dict[str, Any], knob: str
+) -> None:
+    with pytest.raises(ConfigFault, match=rf"^s3\.{knob} ") as raised:
+        await storage.head(replace(server.config, **change), "bucket", "key")
+    assert "ecret\n" not in str(raised.value)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("raw", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 abc\r\n\r\n", b"", b"\x00" * 70_000])
+async def test_a_server_that_does_not_speak_http_is_a_timeout(storage: Storage, server: FaultyS3, raw: bytes) -> None:
+    server.on_head += [Act(raw=raw)] * 9
+
+    with pytest.raises(StorageTimeout, match="no answer from the S3 server"):
+        await storage.head(server.config, "bucket", "key")
 
 
 @pytest.mark.parametrize(
@@ -417,6 +468,7 @@ async def test_a_key_no_object_can_have_is_missing(storage: Storage, server: Fau
         lambda server: server.on_head.append(Act(status=403, code="-")),
         lambda server: server.on_get.append(Act(status=403, code="SignatureDoesNotMatch")),
         lambda server: server.on_get.extend([Act(cut_after=1)] * 3),
+        lambda server: server.on_get.extend([Act(raw=b"HTTP/1.1 abc\r\n\r\n")] * 3),
     ],
 )
 async def test_no_message_and_no_cause_shows_a_key(
@@ -429,8 +481,10 @@ async def test_no_message_and_no_cause_shows_a_key(
 
     error: BaseException | None = raised.value
     while error is not None:
-        assert SECRET_KEY not in f"{error!r} {error} {vars(error)}"
-        error = error.__cause__ or error.__context__
+        shown = f"{error!r} {error} {vars(error)}"
+        assert SECRET_KEY not in shown
+        assert SESSION_TOKEN not in shown
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 @settings(max_examples=15)
