@@ -12,9 +12,10 @@ from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
 from hashmill.ledger import entries, outbox
 from hashmill.ledger.engine import now_ms
 from hashmill.ledger.runs import settle_if_done
-from hashmill.ledger.tables import files, runs
+from hashmill.ledger.tables import among, files, runs
 
 ENDED = (FileState.DONE, FileState.FAILED, FileState.DEAD, FileState.CANCELLED)
+OUTSTANDING = (FileState.QUEUED, FileState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ def outstanding(connection: sa.Connection) -> dict[SizeClass, int]:
     """Return how many files are queued or running, by size class."""
     rows = connection.execute(
         sa.select(files.c.size_class, sa.func.count())
-        .where(files.c.state.in_([FileState.QUEUED, FileState.RUNNING]))
+        .where(among(files.c.state, *OUTSTANDING))
         .group_by(files.c.size_class)
     )
     return {SizeClass(size_class): count for size_class, count in rows}
@@ -106,7 +107,11 @@ def reissue(connection: sa.Connection, *, older_than_s: float, limit: int = 5000
     """
     late = (
         sa.select(files.c.run_id, files.c.file_no)
-        .where(files.c.state == FileState.QUEUED, files.c.queued_at_ms < now_ms() - int(older_than_s * 1000))
+        .where(
+            among(files.c.state, *OUTSTANDING),
+            among(files.c.state, FileState.QUEUED),
+            files.c.queued_at_ms < now_ms() - int(older_than_s * 1000),
+        )
         .limit(limit)
     )
     return connection.execute(
@@ -274,12 +279,16 @@ def lapsed(connection: sa.Connection, *, limit: int = 500) -> list[LapsedFile]:
             (files.c.lost_leases + 1).label("lost_leases"),
             files.c.lease_owner,
         )
-        .where(files.c.state == FileState.RUNNING, files.c.lease_until_ms < now_ms())
-        .order_by(files.c.run_id, files.c.file_no)
+        .where(
+            among(files.c.state, *OUTSTANDING),
+            among(files.c.state, FileState.RUNNING),
+            files.c.lease_until_ms < now_ms(),
+        )
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return [LapsedFile(**row._mapping) for row in rows]
+    # Ordered here: asked for an order, SQLite walks the whole table for the sake of it.
+    return sorted((LapsedFile(**row._mapping) for row in rows), key=lambda file: (file.run_id, file.file_no))
 
 
 def take_back(connection: sa.Connection, found: Sequence[LapsedFile]) -> None:

@@ -16,7 +16,7 @@ from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import OutboxState, ReportKind
 from hashmill.domain.work import Report
 from hashmill.ledger.engine import now_ms
-from hashmill.ledger.tables import outbox, runs
+from hashmill.ledger.tables import among, outbox, runs
 
 UNDELIVERED = (OutboxState.OWED, OutboxState.SENDING)
 
@@ -89,7 +89,7 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
         sa.select(
             outbox, (now_ms() - outbox.c.created_at_ms).label("age_ms"), (outbox.c.next_at_ms <= now_ms()).label("due")
         )
-        .where(outbox.c.run_id == run_id, outbox.c.state.in_(UNDELIVERED))
+        .where(outbox.c.run_id == run_id, among(outbox.c.state, *UNDELIVERED))
         .order_by(outbox.c.seq)
         .limit(limit)
     ).all()
@@ -158,14 +158,14 @@ def mark(
     if sent:
         done = connection.execute(
             sa.update(outbox)
-            .where(outbox.c.run_id == run_id, outbox.c.seq.in_(sent), outbox.c.state.in_(UNDELIVERED))
+            .where(outbox.c.run_id == run_id, outbox.c.seq.in_(sent), among(outbox.c.state, *UNDELIVERED))
             .values(state=OutboxState.SENT, sent_at_ms=now_ms(), attempts=outbox.c.attempts + 1, error_class=None)
         ).rowcount
         _lower(connection, run_id, owed=done)
     for row in postponed:
         connection.execute(
             sa.update(outbox)
-            .where(outbox.c.run_id == run_id, outbox.c.seq == row.seq, outbox.c.state.in_(UNDELIVERED))
+            .where(outbox.c.run_id == run_id, outbox.c.seq == row.seq, among(outbox.c.state, *UNDELIVERED))
             .values(
                 state=OutboxState.OWED,
                 attempts=outbox.c.attempts + 1,
@@ -178,7 +178,7 @@ def mark(
     for gone in refused:
         dead += connection.execute(
             sa.update(outbox)
-            .where(outbox.c.run_id == run_id, outbox.c.seq == gone.seq, outbox.c.state.in_(UNDELIVERED))
+            .where(outbox.c.run_id == run_id, outbox.c.seq == gone.seq, among(outbox.c.state, *UNDELIVERED))
             .values(
                 state=OutboxState.DEAD,
                 attempts=outbox.c.attempts + 1,
@@ -200,7 +200,7 @@ def refuse_all(connection: sa.Connection, run_id: str, *, error_class: ErrorClas
     """Set aside everything the run owes, when LABDRIVE will take none of it; return how many rows that were."""
     dead = connection.execute(
         sa.update(outbox)
-        .where(outbox.c.run_id == run_id, outbox.c.state.in_(UNDELIVERED))
+        .where(outbox.c.run_id == run_id, among(outbox.c.state, *UNDELIVERED))
         .values(state=OutboxState.DEAD, error_class=error_class, error_detail=detail)
     ).rowcount
     _lower(connection, run_id, owed=dead, dead=dead)
@@ -256,7 +256,7 @@ def debt(connection: sa.Connection) -> Debt:
         )
     ).one()
     oldest = connection.execute(
-        sa.select(now_ms() - sa.func.min(outbox.c.created_at_ms)).where(outbox.c.state.in_(UNDELIVERED))
+        sa.select(now_ms() - sa.func.min(outbox.c.created_at_ms)).where(among(outbox.c.state, *UNDELIVERED))
     ).scalar_one_or_none()
     return Debt(owed=int(row.owed), dead=int(row.dead), oldest_s=(oldest or 0) / 1000)
 

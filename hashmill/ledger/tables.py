@@ -20,6 +20,12 @@ metadata = sa.MetaData(
 Id = sa.String(36)
 Ms = sa.BigInteger
 
+
+def among(column: sa.Column[str], *states: str) -> sa.ColumnElement[bool]:
+    """Return `column IN (states)` with the states as literals: a partial index serves only a condition it can read."""
+    return column.in_([sa.literal_column(f"'{state}'", sa.String) for state in states])
+
+
 runs = sa.Table(
     "runs",
     metadata,
