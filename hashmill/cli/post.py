@@ -16,21 +16,11 @@ if TYPE_CHECKING:
     from hashmill.cli.intake_client import Accepted, IntakeClient
     from hashmill.cli.progress import Standing
 
-EventFile = Annotated[
-    Path,
-    typer.Argument(
-        metavar="EVENT",
-        exists=True,
-        dir_okay=False,
-        readable=True,
-        allow_dash=True,
-        help="The event's JSON; - reads it.",
-    ),
-]
+STDIN = Path("-")
 
 
 def post(
-    event: EventFile,
+    event: Annotated[Path, typer.Argument(metavar="EVENT", help="File with the event's JSON; - is standard input.")],
     intake: Annotated[
         str | None, typer.Option(metavar="URL", help="The intake; without this, by the settings.")
     ] = None,
@@ -51,7 +41,7 @@ def post(
 
     if idempotency_key is not None and not (idempotency_key.isascii() and idempotency_key.isprintable()):
         raise typer.BadParameter("an idempotency key is printable ASCII", param_hint="--idempotency-key")
-    body = sys.stdin.buffer.read() if str(event) == "-" else event.read_bytes()
+    body = _read(event)
     url, bearer = _address(intake, token)
     try:
         last = asyncio.run(_post(IntakeClient(url, bearer), body, idempotency_key, watch=watch, as_json=as_json))
@@ -104,3 +94,12 @@ def _address(intake: str | None, token: str | None) -> tuple[str, str]:
     host = anywhere.get(door.host, door.host)
     url = f"http://[{host}]:{door.port}" if ":" in host else f"http://{host}:{door.port}"
     return url, token if token is not None else door.bearer_token.get_secret_value()
+
+
+def _read(event: Path) -> bytes:
+    if event == STDIN:
+        return sys.stdin.buffer.read()
+    try:
+        return event.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{event}: {error.strerror}", param_hint="EVENT") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hashmill.cli.opened import opened_ledger
 from hashmill.domain.errors import ConfigFault, LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -79,11 +80,8 @@ def worker(
     # Celery would show these as a traceback, after it has begun.
     Sealer(Secret(settings.secrets.seal_key.get_secret_value()))
     assemble.rules_of(settings, assemble.open_wire(settings))
-    ledger = assemble.open_ledger(settings)
-    try:
-        assemble.require_head(ledger)
-    finally:
-        ledger.close()
+    with opened_ledger(settings):
+        pass
 
     if str(app_home()) not in sys.path:
         sys.path.insert(0, str(app_home()))
@@ -91,7 +89,7 @@ def worker(
     celery = importlib.import_module("worker.app").app
     code = celery.worker_main(
         [
-            *("worker", "--pool", "threads", "--concurrency", str(slots or settings.worker.slots)),
+            *("--quiet", "worker", "--pool", "threads", "--concurrency", str(slots or settings.worker.slots)),
             *("--queues", ",".join(chosen), "--hostname", f"{name or f'hashmill-{os.getpid()}'}@%h"),
             *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.logging.level),
         ]

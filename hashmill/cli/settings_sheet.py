@@ -94,8 +94,8 @@ Every knob, its default and its unit. Written by `make docs` from `hashmill/sett
 
 A knob is set, the first that applies: in the environment as `HASHMILL_SECTION__KNOB` (lists and tables as JSON), in the
 TOML file named by `HASHMILL_CONFIG`, in `config/hashmill.toml`, or it has the default below. Secrets belong in the
-environment. `hashmill settings` prints what is in force. A name ending in `_s` is seconds, in `_bytes` bytes, in `_days`
-days.
+environment. `hashmill settings` prints what is in force. A name ending in `_s` is seconds, in `_bytes` bytes, in
+`_days` days.
 """
 
 
