@@ -1,8 +1,10 @@
 """The sheet of knobs an operator reads is the settings the program uses."""
 
+import ast
 import os
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -78,6 +80,31 @@ def test_every_knob_has_a_sentence_for_the_operator() -> None:
 
     assert len(found) > 50
     assert {place for place, text in found.items() if not (text or "").rstrip().endswith(".")} == set()
+
+
+def read_somewhere() -> set[str]:
+    """Return every attribute, and every name given to `getattr` or a helper of it, outside the settings themselves."""
+    found: set[str] = set()
+    root = sheet_path().parents[1]
+    for path in [path for room in ("hashmill", "worker", "tasks") for path in (root / room).rglob("*.py")]:
+        if path == Path(root / "hashmill" / "settings.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                found.add(node.attr)
+            elif isinstance(node, ast.Call):
+                found |= {
+                    part.value for part in node.args if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                }
+    return found
+
+
+def test_every_knob_turns_something() -> None:
+    """A knob nobody reads is worse than none: somebody will turn it."""
+    names = {place: place.rpartition(".")[2] for place, _ in knobs(Settings)}
+
+    used = read_somewhere()
+    assert {place for place, name in names.items() if name not in used} == set()
 
 
 def test_every_section_of_the_sheet_says_what_it_is() -> None:
