@@ -14,6 +14,7 @@ from hashmill.domain.errors import (
 )
 from hashmill.domain.job import FileState
 from hashmill.domain.pause import jittered
+from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
 from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
@@ -22,6 +23,8 @@ from hashmill.ledger.runs import Run
 from hashmill.storage.config import ObjectHead
 
 log = logging.getLogger(__name__)
+
+DETAIL_MAX_CHARS = 1000
 
 
 async def hash_one(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome:
@@ -81,7 +84,9 @@ def after_error(tools: WorkTools, run: Run, file: ClaimedFile, error: BaseExcept
     Transient errors and bugs are tried again until the attempts are used up; what cannot succeed fails at once.
     """
     error_class = error.error_class if isinstance(error, HashmillError) else ErrorClass.INTERNAL
-    detail = str(error) if isinstance(error, HashmillError) else f"{type(error).__name__}: {error}"
+    said = str(error) if isinstance(error, HashmillError) else f"{type(error).__name__}: {error}"
+    # What a server or a library says may hold what no database takes; a complaint must never cost the result.
+    detail = one_line(said, max_chars=DETAIL_MAX_CHARS)
     attempt = file.attempts + 1
     hopeless = isinstance(error, FileFault | RunFault)
     if not hopeless and attempt < tools.rules.attempts_max:
