@@ -1,6 +1,7 @@
 """A ticket: claim its files, hash them side by side, write each result with its entry and its reports."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,6 +18,10 @@ log = logging.getLogger(__name__)
 
 SETTLE_EVERY_S = 1.0
 """A finished file waits at most so long for its neighbours before its result is written."""
+CLAIMS = 16**6
+"""So many names for claims, one after the other; far more than a process works on at once."""
+
+_claims = itertools.count()
 
 
 async def hash_files(tools: WorkTools, ticket: Ticket) -> None:
@@ -26,7 +31,17 @@ async def hash_files(tools: WorkTools, ticket: Ticket) -> None:
     """
     if tools.draining.is_set():
         return
-    claimed = await tools.ledger.write(files.claim, ticket, owner=tools.process, lease_s=tools.rules.file_lease_s)
+    # A name of its own for each claim: whatever breaks a ticket off, its leases run out and the sweep takes its files.
+    owner = f"{tools.process}/{next(_claims) % CLAIMS:x}"
+    tools.claims.add(owner)
+    try:
+        await _work(tools, ticket, owner)
+    finally:
+        tools.claims.discard(owner)
+
+
+async def _work(tools: WorkTools, ticket: Ticket, owner: str) -> None:
+    claimed = await _claimed(tools, ticket, owner)
     if not claimed:
         log.debug("ticket_void", extra={"run_id": ticket.run_id})
         return
@@ -41,6 +56,20 @@ async def hash_files(tools: WorkTools, ticket: Ticket) -> None:
         raise
     finally:
         await _stopped(work)
+
+
+async def _claimed(tools: WorkTools, ticket: Ticket, owner: str) -> list[ClaimedFile]:
+    """Claim the ticket's files; cancelled meanwhile, let them go again."""
+    claiming = asyncio.ensure_future(
+        tools.ledger.write(files.claim, ticket, owner=owner, lease_s=tools.rules.file_lease_s)
+    )
+    try:
+        return await asyncio.shield(claiming)
+    except asyncio.CancelledError:
+        with suppress(LedgerUnavailable):
+            await claiming
+            await tools.ledger.write(files.release, owner=owner)
+        raise
 
 
 async def _in_turn(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome:

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 async def keep_leases(tools: WorkTools) -> None:
-    """Renew every third of a lease, in one statement for all files of this process, until cancelled."""
+    """Renew every third of a lease, in one statement for all files this process is at work on, until cancelled."""
     pause_s = tools.rules.file_lease_s / 3
     while True:
         try:
@@ -22,7 +22,8 @@ async def keep_leases(tools: WorkTools) -> None:
                 lease_s=tools.rules.file_lease_s,
                 detail=tools.presence,
             )
-            await tools.ledger.write(files.renew, owner=tools.process, lease_s=tools.rules.file_lease_s)
+            if tools.claims:
+                await tools.ledger.write(files.renew, owners=sorted(tools.claims), lease_s=tools.rules.file_lease_s)
         except LedgerUnavailable as trouble:
             log.warning("ledger_away", extra={"duty": "renew", "reason": str(trouble)})
             # Sooner than usual: a lease must not run out because the ledger was away for a moment.

@@ -125,5 +125,7 @@ class WorkTools(DoorTools):
     place_of: PlaceOf
     in_flight: asyncio.Semaphore
     draining: asyncio.Event
+    claims: set[str] = field(default_factory=set)
+    """The owners of the leases on files that this process is at work on; no others are renewed."""
     presence: Mapping[str, Any] = field(default_factory=dict)
     """What the process says of itself in the ledger: host, pid, slots, queues, version."""

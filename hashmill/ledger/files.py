@@ -122,7 +122,10 @@ def reissue(connection: sa.Connection, *, older_than_s: float, limit: int = 5000
 
 
 def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: float) -> list[ClaimedFile]:
-    """Claim the files of a ticket that are still queued in the ticket's epoch; each gets a new fence."""
+    """Claim the files of a ticket that are still queued in the ticket's epoch; each gets a new fence.
+
+    `owner` names this very claim, so that its leases end with it even when its process lives on.
+    """
     rows = connection.execute(
         sa.update(files)
         .where(
@@ -150,13 +153,26 @@ def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: flo
     return sorted(claimed, key=lambda file: file.file_no)
 
 
-def renew(connection: sa.Connection, *, owner: str, lease_s: float) -> int:
-    """Renew every lease `owner` holds, in one statement; return how many."""
+def renew(connection: sa.Connection, *, owners: Sequence[str], lease_s: float) -> int:
+    """Renew every lease that one of `owners` holds, in one statement; return how many."""
     return connection.execute(
         sa.update(files)
-        .where(files.c.lease_owner == owner, files.c.state == FileState.RUNNING, files.c.lease_until_ms >= now_ms())
+        .where(
+            files.c.lease_owner.in_(owners),
+            among(files.c.state, FileState.RUNNING),
+            files.c.lease_until_ms >= now_ms(),
+        )
         .values(lease_until_ms=now_ms() + int(lease_s * 1000))
     ).rowcount
+
+
+def release(connection: sa.Connection, *, owner: str) -> None:
+    """Give back what `owner` has claimed and not settled, no attempt counted."""
+    connection.execute(
+        sa.update(files)
+        .where(files.c.lease_owner == owner, among(files.c.state, FileState.RUNNING))
+        .values(state=FileState.READY, lease_owner=None, lease_until_ms=None)
+    )
 
 
 def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcome]) -> int:

@@ -23,7 +23,8 @@ Ms = sa.BigInteger
 
 def among(column: sa.Column[str], *states: str) -> sa.ColumnElement[bool]:
     """Return `column IN (states)` with the states as literals: a partial index serves only a condition it can read."""
-    return column.in_([sa.literal_column(f"'{state}'", sa.String) for state in states])
+    literals = [sa.literal_column(f"'{state}'", sa.String) for state in states]
+    return column.in_(literals) if len(literals) > 1 else column == literals[0]
 
 
 runs = sa.Table(

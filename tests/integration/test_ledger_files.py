@@ -124,8 +124,8 @@ def test_renewing_keeps_a_lease_alive_and_does_not_wake_a_lost_one(ledger: Ledge
     lapse(ledger, run)
     claim(ledger, queue_ticket(ledger, run, limit=1), owner="alive")
 
-    assert ledger.write_now(files.renew, owner="dead", lease_s=30) == 0
-    assert ledger.write_now(files.renew, owner="alive", lease_s=30) == 1
+    assert ledger.write_now(files.renew, owners=["dead"], lease_s=30) == 0
+    assert ledger.write_now(files.renew, owners=["alive"], lease_s=30) == 1
     assert [file.lease_owner for file in ledger.write_now(files.lapsed)] == ["dead"]
 
 

@@ -20,7 +20,7 @@ DUTIES: dict[str, Callable[[sa.Connection, str], Any]] = {
     "queue": lambda connection, run_id: files.queue(connection, run_id, SizeClass.TINY, after_no=0, limit=64),
     "reissue": lambda connection, _: files.reissue(connection, older_than_s=20),
     "lapsed": lambda connection, _: files.lapsed(connection),
-    "renew": lambda connection, _: files.renew(connection, owner="me", lease_s=30),
+    "renew": lambda connection, _: files.renew(connection, owners=["me", "us"], lease_s=30),
     "runs_that_owe": lambda connection, _: outbox.runs_that_owe(connection),
     "take": lambda connection, run_id: outbox.take(connection, run_id),
     "refuse_all": lambda connection, run_id: outbox.refuse_all(
