@@ -51,7 +51,7 @@ def post(
         typer.secho("refused: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
         typer.echo(one_line(str(refused), max_chars=1000), err=True)
         for path, problem in refused.faults:
-            typer.echo(one_line(f"  {path}: {problem}", max_chars=1000), err=True)
+            typer.echo("  " + one_line(f"{path}: {problem}", max_chars=1000), err=True)
         raise typer.Exit(ExitCode.REFUSED) from None
     if last is not None and last.state is not RunState.COMPLETED:
         raise typer.Exit(ExitCode.BAD)

@@ -28,7 +28,8 @@ class LocalService(Part):
     """A running service on free loopback ports; everything it holds is below `folder`.
 
     `redis`, `s3` and `ledger_url` may be brought along; what is not is started, and stopped, here. `environ` adds
-    or overrides `HASHMILL_…` variables of every process. `seal_key` is this run's own.
+    or overrides `HASHMILL_…` variables of every process. `seal_key` is this run's own. The sandbox has `containers`
+    containers, with the ids from 1 on, all in one storage.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class LocalService(Part):
         *,
         workers: int = 2,
         slots: int = 8,
+        containers: int = 1,
         redis: Redis | None = None,
         s3: S3Server | None = None,
         ledger_url: str | None = None,
@@ -47,6 +49,8 @@ class LocalService(Part):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.slots = slots
+        self._containers = containers
+        self._cell = f"local-{secrets.token_hex(4)}"
         self.workers: list[Child] = []
         self.seal_key = base64.b64encode(secrets.token_bytes(32)).decode()
         self._own = contextlib.ExitStack()
@@ -90,7 +94,7 @@ class LocalService(Part):
         return {
             **inherited,
             "HASHMILL_BROKER__URL": self.redis.url,
-            "HASHMILL_BROKER__CELL": "local",
+            "HASHMILL_BROKER__CELL": self._cell,
             "HASHMILL_LEDGER__URL": self.ledger_url,
             "HASHMILL_INTAKE__HOST": "127.0.0.1",
             "HASHMILL_INTAKE__PORT": str(self._intake_port),
@@ -186,6 +190,10 @@ class LocalService(Part):
                 region=self.s3.region,
                 access=self.s3.access_key_id,
                 secret=self.s3.secret_access_key,
+                containers="\n".join(
+                    f'[[containers]]\nid = "{number}"\nname = "Collection {number}"\nstorage_id = "1"\n'
+                    for number in range(1, self._containers + 1)
+                ),
             )
         )
         child = self._child("sandbox", "sandbox", "--config", str(sheet))
@@ -254,11 +262,7 @@ region = "{region}"
 access_key_id = "{access}"
 secret_access_key = "{secret}"
 
-[[containers]]
-id = "1"
-name = "Collection"
-storage_id = "1"
-
+{containers}
 [[functions]]
 id = "1"
 key = "hashmill"

@@ -29,8 +29,11 @@ class Said:
         return json.loads(self.out)
 
 
-def run_cli(*args: str, env: Mapping[str, str] | None = None, input: str | None = None) -> Said:
-    """Run one command in this process; an error that is none of ours is raised here."""
+def run_cli(*args: str, env: Mapping[str, str | None] | None = None, input: str | None = None) -> Said:
+    """Run one command in this process; an error that is none of ours is raised here.
+
+    A name whose value in `env` is None is not set.
+    """
     result = CliRunner(env=dict(env or {})).invoke(app, list(args), input=input)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -1,0 +1,68 @@
+"""One running service per kind of ledger for all end-to-end tests; each test takes a container of its own."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from hashmill.ledger.engine import Ledger
+from hashmill.parts.postgres import Databases
+from hashmill.parts.redis import Redis
+from hashmill.parts.s3 import S3Server
+from hashmill.parts.service import LocalService, local_service
+from tests.helpers.road import set_faults
+from tests.helpers.servers import work_folder
+
+CONTAINERS = 60
+QUICK = {
+    "HASHMILL_LEASES__FILE_S": "3",
+    "HASHMILL_LEASES__LEADER_S": "2",
+    "HASHMILL_FILES__RETRY_BASE_S": "0.1",
+    "HASHMILL_FILES__ATTEMPTS_MAX": "3",
+    "HASHMILL_TICKETS__REISSUE_AFTER_S": "3",
+    "HASHMILL_LABDRIVE__TIMEOUT_S": "2",
+    "HASHMILL_LABDRIVE__BACKOFF_BASE_S": "0.05",
+    "HASHMILL_REPORT__BACKOFF_BASE_S": "0.05",
+    "HASHMILL_S3__BACKOFF_BASE_S": "0.05",
+}
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def shared_service(request: pytest.FixtureRequest, redis_server: Redis, s3: S3Server) -> Iterator[LocalService]:
+    ledger_url = None
+    if request.param == "postgresql":
+        server: Databases = request.getfixturevalue("postgres")
+        ledger_url = server.fresh_database()
+    with (
+        work_folder("road") as folder,
+        local_service(
+            folder, redis=redis_server, s3=s3, ledger_url=ledger_url, environ=QUICK, containers=CONTAINERS
+        ) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def service(shared_service: LocalService) -> Iterator[LocalService]:
+    """The running service, whole again: every worker alive, LABDRIVE behaving."""
+    yield shared_service
+    set_faults(shared_service)
+    for worker in [worker for worker in shared_service.workers if not worker.running]:
+        shared_service.workers.remove(worker)
+        shared_service.start_worker()
+
+
+@pytest.fixture
+def container() -> str:
+    """The id of a container no other test uses."""
+    number = next(_numbers)
+    assert number <= CONTAINERS, "give the sandbox more containers"
+    return str(number)
+
+
+@pytest.fixture
+def ledger(service: LocalService) -> Iterator[Ledger]:
+    opened = Ledger(service.ledger_url)
+    yield opened
+    opened.close()
