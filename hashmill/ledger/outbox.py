@@ -6,7 +6,7 @@ again, and counted as uncertain.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +70,14 @@ def owe(connection: sa.Connection, run_id: str, reports: Sequence[Report], *, sh
     )
 
 
-def runs_that_owe(connection: sa.Connection, *, limit: int = 200) -> list[str]:
-    """Return runs with undelivered reports, oldest first."""
+def runs_that_owe(connection: sa.Connection, *, after: str = "", limit: int = 200) -> list[str]:
+    """Return runs with undelivered reports, oldest first, from just behind the run `after`."""
     return list(
         connection.execute(
-            sa.select(runs.c.run_id).where(runs.c.outbox_owed > 0).order_by(runs.c.run_id).limit(limit)
+            sa.select(runs.c.run_id)
+            .where(runs.c.outbox_owed > 0, runs.c.run_id > after)
+            .order_by(runs.c.run_id)
+            .limit(limit)
         ).scalars()
     )
 
@@ -85,17 +88,9 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
     A status is a fence: nothing behind it is taken before it is through, and it is taken alone.
     A report that is not due yet holds back only what belongs to the same file.
     """
-    rows = connection.execute(
-        sa.select(
-            outbox, (now_ms() - outbox.c.created_at_ms).label("age_ms"), (outbox.c.next_at_ms <= now_ms()).label("due")
-        )
-        .where(outbox.c.run_id == run_id, among(outbox.c.state, *UNDELIVERED))
-        .order_by(outbox.c.seq)
-        .limit(limit)
-    ).all()
     taken: list[sa.Row[Any]] = []
     held_back: set[int | None] = set()
-    for row in rows:
+    for row in _undelivered(connection, run_id, page=limit):
         if row.kind == ReportKind.STATUS:
             if row.due and not taken and not held_back:
                 taken.append(row)
@@ -104,6 +99,8 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
             held_back.add(row.file_no)
             continue
         taken.append(row)
+        if len(taken) == limit:
+            break
     if not taken:
         return []
     connection.execute(
@@ -124,6 +121,26 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
         )
         for row in taken
     ]
+
+
+def _undelivered(connection: sa.Connection, run_id: str, *, page: int) -> Iterator[sa.Row[Any]]:
+    """Yield what a run owes in order, a page in memory at a time, so that late reports never hide those behind them."""
+    after = 0
+    while True:
+        rows = connection.execute(
+            sa.select(
+                outbox,
+                (now_ms() - outbox.c.created_at_ms).label("age_ms"),
+                (outbox.c.next_at_ms <= now_ms()).label("due"),
+            )
+            .where(outbox.c.run_id == run_id, outbox.c.seq > after, among(outbox.c.state, *UNDELIVERED))
+            .order_by(outbox.c.seq)
+            .limit(page)
+        ).all()
+        yield from rows
+        if len(rows) < page:
+            return
+        after = rows[-1].seq
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,10 +225,15 @@ def refuse_all(connection: sa.Connection, run_id: str, *, error_class: ErrorClas
 
 
 def revive(connection: sa.Connection, run_id: str) -> int:
-    """Owe again what was set aside, except status rows (a replay owes fresh ones); return how many rows."""
+    """Owe again what was set aside; return how many rows. A status is dropped instead: a replay owes fresh ones."""
+    connection.execute(
+        sa.delete(outbox).where(
+            outbox.c.run_id == run_id, outbox.c.state == OutboxState.DEAD, outbox.c.kind == ReportKind.STATUS
+        )
+    )
     count = connection.execute(
         sa.update(outbox)
-        .where(outbox.c.run_id == run_id, outbox.c.state == OutboxState.DEAD, outbox.c.kind != ReportKind.STATUS)
+        .where(outbox.c.run_id == run_id, outbox.c.state == OutboxState.DEAD)
         .values(state=OutboxState.OWED, next_at_ms=0, created_at_ms=now_ms())
     ).rowcount
     connection.execute(
