@@ -17,7 +17,9 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 from typer.main import get_command
 
+from hashmill.cli.exits import ExitCode
 from hashmill.cli.main import app
+from hashmill.cli.settings_sheet import markdown
 from hashmill.domain.digest import DEFAULT_ALGORITHMS, KNOWN_ALGORITHMS
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.event import parse_event
@@ -79,11 +81,11 @@ def leaves() -> dict[str, Any]:
 
 
 def fault_of(words: list[str]) -> str | None:
-    """Return what is wrong with a `hashmill …` line, or None. Words in capitals and `…` stand for the reader's own."""
+    """Return what is wrong with a `hashmill …` line, or None. `COMMAND` and `…` stand for any."""
     command: Any = get_command(app)
     rest = words[1:]
     while hasattr(command, "commands"):
-        if not rest or rest[0] in {"…", "..."}:
+        if not rest or rest[0] in {"…", "COMMAND"}:
             return None
         if rest[0].startswith("-"):
             return None if rest[0] == "--help" else f"hashmill has no {rest[0]}"
@@ -122,10 +124,23 @@ def test_every_command_and_option_has_help() -> None:
     assert mute == []
 
 
-def test_every_command_stands_in_the_docs() -> None:
-    everything = "\n".join(text_of(name) for name in NAMES)
+def test_every_command_stands_in_the_page_of_commands() -> None:
+    assert set(table_under("docs/cli.md", "Commands")) == set(leaves())
 
-    assert [name for name in leaves() if not re.search(rf"\b{name}\b", everything)] == []
+
+def test_every_exit_status_stands_in_the_page_of_commands() -> None:
+    assert set(table_under("docs/cli.md", "Exit statuses")) == {str(int(code)) for code in ExitCode}
+
+
+def test_every_command_that_answers_can_answer_in_json() -> None:
+    serving = {f"hashmill {name}" for name in ("intake", "worker", "dispatcher", "up", "sandbox")}
+    speaks = {name for name, command in leaves().items() if any("--json" in option.opts for option in command.params)}
+
+    assert speaks == set(leaves()) - serving
+
+
+def test_the_page_of_settings_is_what_make_docs_writes() -> None:
+    assert text_of("docs/settings.md") == markdown(Settings)
 
 
 def anchors(path: Path) -> set[str]:
