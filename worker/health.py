@@ -1,8 +1,8 @@
 """
 The health check of a container: `python -m worker.health` ends with 0 when a process of this host is present.
 
-Present means that it renewed its lease in the ledger in time, so it has a running loop and reaches the ledger. A check of readiness:
-while the ledger is away no worker is healthy, and killing one would not help.
+Present means that it renewed its lease in the ledger in time: it has a running loop and reaches the ledger. This is a
+check of readiness. While the ledger is away no worker is healthy, and killing one would not help.
 """
 
 import socket
