@@ -48,7 +48,7 @@ class Metrics:
         return generate_latest(self._registry) + generate_latest(now)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # the registry keeps it in a dict
 class _Now(Collector):
     standing: Standing | None
     broker: BrokerState

@@ -1,0 +1,93 @@
+from typing import Any
+
+from hashmill.domain.job import RunState
+from hashmill.intake.broker import BrokerState
+from hashmill.intake.standing import Standing, worries
+from hashmill.ledger.leases import Lease
+from hashmill.ledger.overview import Moving, Overview, Totals
+
+UP = BrokerState(state="ok", waiting={})
+DOWN = BrokerState(state="unavailable", waiting={})
+
+
+def lease(name: str, *, remaining_s: float = 3.0, **detail: Any) -> Lease:
+    return Lease(name=name, holder="a", fence=1, remaining_s=remaining_s, detail=detail)
+
+
+def standing(*, runs: dict[RunState, int] | None = None, files_open: int = 0, **changes: Any) -> Standing:
+    totals = Totals(
+        runs={RunState.RUNNING: 1} if runs is None else runs,
+        files_total=10,
+        files_open=files_open,
+        files_failed=2,
+        bytes_total=0,
+        bytes_done=0,
+        reports_owed=0,
+        reports_dead=0,
+    )
+    values: dict[str, Any] = {
+        "totals": totals,
+        "moving": Moving(queued=0, running=0),
+        "oldest_ready_s": None,
+        "oldest_queued_s": None,
+        "oldest_owed_s": None,
+        "oldest_unlisted_s": None,
+        "leader": lease("leader"),
+        "processes": [lease("process:a", slots=4)],
+    }
+    return Standing(overview=Overview(**{**values, **changes}))
+
+
+def test_nothing_worries_while_work_flows() -> None:
+    flowing = standing(files_open=5, moving=Moving(queued=1, running=4), oldest_ready_s=900.0)
+
+    assert worries(flowing, UP) == []
+
+
+def test_an_idle_service_without_processes_is_no_worry() -> None:
+    idle = standing(runs={RunState.COMPLETED: 3, RunState.FAILED: 1}, leader=None, processes=[])
+
+    assert worries(idle, UP) == []
+
+
+def test_what_is_missing_is_named_cause_first() -> None:
+    said = worries(standing(files_open=5, leader=None, processes=[]), DOWN)
+
+    assert [worry.split(":")[0] for worry in said] == [
+        "The broker does not answer",
+        "No process leads",
+        "No worker lives",
+    ]
+
+
+def test_a_lapsed_lease_is_nobody() -> None:
+    lapsed = standing(leader=lease("leader", remaining_s=-1.0), processes=[lease("process:a", remaining_s=-1, slots=4)])
+
+    assert lapsed.leader is None
+    assert (list(lapsed.living), lapsed.slots) == ([], 0)
+
+
+def test_what_waits_too_long_is_said_with_its_age() -> None:
+    said = worries(
+        standing(
+            files_open=1, oldest_ready_s=61.0, oldest_queued_s=200.0, oldest_owed_s=7300.0, oldest_unlisted_s=200_000.0
+        ),
+        UP,
+    )
+
+    assert said == [
+        "The files of a run have not been listed for 2 days: see its error below.",
+        "A ticket has waited 3 minutes for a worker to claim it.",
+        "A report has been owed to LABDRIVE for 2 hours.",
+        "A file has been ready for 61 seconds, and no file is being read.",
+    ]
+
+
+def test_files_by_state_add_up_to_the_total() -> None:
+    counted = standing(files_open=5, moving=Moving(queued=1, running=2)).files_by_state
+
+    assert counted == {"ready": 2, "queued": 1, "running": 2, "done": 3, "failed": 2}
+
+
+def test_slots_that_are_no_number_count_as_none() -> None:
+    assert standing(processes=[lease("process:a", slots="many"), lease("process:b")]).slots == 0
