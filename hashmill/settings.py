@@ -258,7 +258,6 @@ class Worker(Section):
         ge=0,
         description="Exit when tickets wait, slots are free and nothing arrived for so long; 0 switches it off.",
     )
-    metrics_port: int = Field(0, ge=0, le=65535, description="Port for this process's own metrics; 0 means none.")
 
 
 class Secrets(Section):

@@ -31,6 +31,9 @@ from hashmill.ledger.runs import Run
 
 log = logging.getLogger(__name__)
 
+LOOK = 1000
+TURN_S = 2.0
+
 BATCH = 64
 """Reports taken and marked together: what a crash may send a second time."""
 
