@@ -1,6 +1,7 @@
 """The command line as a test uses it: in this process, or as a process of its own."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -34,7 +35,14 @@ def run_cli(*args: str, env: Mapping[str, str | None] | None = None, input: str 
 
     A name whose value in `env` is None is not set.
     """
-    result = CliRunner(env=dict(env or {})).invoke(app, list(args), input=input)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        result = CliRunner(env=dict(env or {})).invoke(app, list(args), input=input)
+    finally:
+        # A serving command sends the log to its own standard error, which is gone by now.
+        root.handlers[:] = handlers
+        root.setLevel(level)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Said(code=result.exit_code, out=result.stdout, err=result.stderr)
