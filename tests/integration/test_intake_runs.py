@@ -75,13 +75,13 @@ async def test_a_run_shows_progress_failures_and_what_is_owed(door: OpenDoor) ->
     ]
 
 
-@pytest.mark.parametrize("below", ["", "/files", "/entries"])
-@pytest.mark.parametrize("run_id", [NOBODY, "nonsense", "%00", quote("' OR 1=1"), "%ED%A0%80"])
-async def test_a_run_that_is_not_there_is_not_found(door: OpenDoor, run_id: str, below: str) -> None:
-    answered = await door.get(f"/v1/runs/{run_id}{below}")
+async def test_a_run_that_is_not_there_is_not_found(door: OpenDoor) -> None:
+    for run_id in (NOBODY, "nonsense", "%00", quote("' OR 1=1"), "%ED%A0%80"):
+        for below in ("", "/files", "/entries"):
+            answered = await door.get(f"/v1/runs/{run_id}{below}")
 
-    assert answered.status == 404
-    assert answered.headers["Content-Type"] == "application/problem+json"
+            assert answered.status == 404
+            assert answered.headers["Content-Type"] == "application/problem+json"
 
 
 async def test_runs_are_listed_newest_first_a_page_at_a_time(door: OpenDoor) -> None:
