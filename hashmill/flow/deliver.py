@@ -8,7 +8,7 @@ and alone. While an API is away its runs pause together, so an outage costs a fe
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hashmill.domain.errors import (
@@ -16,11 +16,13 @@ from hashmill.domain.errors import (
     ApiRejected,
     ApiUnavailable,
     ErrorClass,
+    LedgerUnavailable,
     OriginRefused,
     SecretExpired,
 )
 from hashmill.domain.job import JobStatus, MessageType, ReportKind
 from hashmill.domain.pause import jittered
+from hashmill.domain.text import one_line
 from hashmill.flow.access import access_of
 from hashmill.flow.tools import WorkTools
 from hashmill.labdrive.client import ApiAccess
@@ -31,11 +33,15 @@ from hashmill.ledger.runs import Run
 
 log = logging.getLogger(__name__)
 
-LOOK = 1000
-TURN_S = 2.0
 
 BATCH = 64
 """Reports taken and marked together: what a crash may send a second time."""
+LOOK = 1000
+"""Runs looked at in one round; the next round looks at those behind them."""
+TURN_S = 2.0
+"""So long one run is served before it makes room for another that waits."""
+REST_S = 10.0
+"""So long a run is left alone whose sender met a bug: its reports stay owed, and the other runs go on."""
 
 
 @dataclass(slots=True)
@@ -50,26 +56,47 @@ class Pause:
 class Deliverer:
     """What the sender remembers between two rounds; losing it costs one extra probe per API."""
 
+    held: Callable[[], bool] = lambda: True
+    """Whether this process surely leads still; asked before each call."""
+    after: str = ""
     pauses: dict[str, Pause] = field(default_factory=dict)
     apis: dict[str, str] = field(default_factory=dict)
+    resting: dict[str, float] = field(default_factory=dict)
     at_work: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def round(self, tools: WorkTools) -> int:
         """Start a sender for each run that owes something, up to `report_runs` at once; return how many are at work."""
-        for run_id, task in list(self.at_work.items()):
-            if task.done():
-                del self.at_work[run_id]
-                task.result()
+        self._collect()
         room = tools.rules.report_runs - len(self.at_work)
         if room > 0:
-            owing = await tools.ledger.read(outbox.runs_that_owe)
-            self.apis = {run_id: self.apis[run_id] for run_id in owing if run_id in self.apis}
-            owing = [run_id for run_id in owing if run_id not in self.at_work and not self._paused(run_id)]
-            for run_id in owing[:room]:
+            owing = await tools.ledger.read(outbox.runs_that_owe, after=self.after, limit=LOOK)
+            # Round and round, not from the oldest each time: runs that cannot go on must not keep the places.
+            self.after = owing[-1] if len(owing) == LOOK else ""
+            able = [run_id for run_id in owing if run_id not in self.at_work and not self._paused(run_id)]
+            for run_id in able[:room]:
                 self.at_work[run_id] = asyncio.create_task(self._serve(tools, run_id))
+            if len(able) > room:
+                self.after = able[room - 1]
         if self.at_work:
             await asyncio.wait(self.at_work.values(), timeout=tools.rules.tick_s, return_when=asyncio.FIRST_COMPLETED)
         return len(self.at_work)
+
+    def _collect(self) -> None:
+        """Take note of the senders that have ended."""
+        now_s = time.monotonic()
+        self.resting = {run_id: until_s for run_id, until_s in self.resting.items() if until_s > now_s}
+        if len(self.apis) > 10 * LOOK:
+            self.apis.clear()
+        for run_id, task in list(self.at_work.items()):
+            if not task.done():
+                continue
+            del self.at_work[run_id]
+            error = task.exception()
+            if isinstance(error, LedgerUnavailable):
+                raise error
+            if error is not None:
+                log.error("delivery_bug", extra={"run_id": run_id}, exc_info=error)
+                self.resting[run_id] = now_s + REST_S
 
     async def stop(self) -> None:
         """Stop every sender; what was taken and not marked is found `sending` by the next leader."""
@@ -79,6 +106,8 @@ class Deliverer:
         self.at_work.clear()
 
     def _paused(self, run_id: str) -> bool:
+        if run_id in self.resting:
+            return True
         pause = self.pauses.get(self.apis.get(run_id, ""))
         return pause is not None and pause.until_s > time.monotonic()
 
@@ -97,9 +126,10 @@ class Deliverer:
             await self._refuse_all(tools, run, fault.error_class, str(fault))
             return
         taken = 0
-        while batch := await tools.ledger.write(outbox.take, run_id, limit=BATCH):
+        ends_s = time.monotonic() + TURN_S
+        while self.held() and (batch := await tools.ledger.write(outbox.take, run_id, limit=BATCH)):
             taken += len(batch)
-            if not await self._send(tools, run, access, batch):
+            if not await self._send(tools, run, access, batch) or time.monotonic() > ends_s:
                 break
         if not taken:
             await asyncio.sleep(tools.rules.tick_s)
@@ -115,13 +145,19 @@ class Deliverer:
         async def one_group(group: Sequence[OwedReport]) -> None:
             async with places:
                 for report in group:
-                    if result.stop or not await self._send_one(tools, access, run, report, result):
+                    if result.stop or not self.held():
+                        return
+                    if not await self._send_one(tools, access, run, report, result):
                         return
 
         try:
-            await asyncio.gather(*(one_group(group) for group in groups.values()))
+            ends = await asyncio.gather(*(one_group(group) for group in groups.values()), return_exceptions=True)
+            for group, end in zip(groups.values(), ends, strict=True):
+                if isinstance(end, Exception):
+                    (stumbled, *_) = [report for report in group if report.seq not in result.settled]
+                    log.error("report_bug", extra={"run_id": run.run_id, "seq": stumbled.seq}, exc_info=end)
+                    _later(tools, stumbled, ErrorClass.INTERNAL, f"{type(end).__name__}: {end}", 0.0, result)
         finally:
-            settled = {*result.sent, *(p.seq for p in result.postponed), *(r.seq for r in result.refused)}
             await asyncio.shield(
                 tools.ledger.write(
                     outbox.mark,
@@ -129,7 +165,7 @@ class Deliverer:
                     sent=result.sent,
                     postponed=result.postponed,
                     refused=result.refused,
-                    untouched=[report.seq for report in batch if report.seq not in settled],
+                    untouched=[report.seq for report in batch if report.seq not in result.settled],
                 )
             )
         if result.locked_out:
@@ -154,20 +190,11 @@ class Deliverer:
         try:
             await _call(tools, access, run, report)
         except ApiUnavailable as trouble:
-            if report.age_s > tools.rules.report_give_up_after_s:
-                result.refused.append(Refused(seq=report.seq, error_class=trouble.error_class, detail=str(trouble)))
+            asked_s = trouble.retry_after_s or 0.0
+            if not _later(tools, report, trouble.error_class, str(trouble), asked_s, result):
                 return True
-            pause_s = jittered(report.attempts, base_s=tools.rules.report_base_s, cap_s=tools.rules.report_cap_s)
-            after_s = max(pause_s, trouble.retry_after_s or 0.0)
-            result.postponed.append(
-                Postponed(seq=report.seq, after_s=after_s, error_class=trouble.error_class, detail=str(trouble))
-            )
             result.away = True
-            result.away_s = max(result.away_s, trouble.retry_after_s or 0.0)
-            log.warning(
-                "report_postponed",
-                extra={"run_id": run.run_id, "seq": report.seq, "after_s": after_s, "reason": str(trouble)},
-            )
+            result.away_s = max(result.away_s, asked_s)
             return False
         except ApiAuth as refusal:
             result.refused.append(Refused(seq=report.seq, error_class=refusal.error_class, detail=str(refusal)))
@@ -203,6 +230,28 @@ class _Result:
     @property
     def stop(self) -> bool:
         return self.away or bool(self.locked_out)
+
+    @property
+    def settled(self) -> set[int]:
+        return {*self.sent, *(late.seq for late in self.postponed), *(gone.seq for gone in self.refused)}
+
+
+def _later(
+    tools: WorkTools, report: OwedReport, error_class: ErrorClass, detail: str, asked_s: float, result: _Result
+) -> bool:
+    """Put `report` off, or give it up when it has been owed for too long; True when it was put off."""
+    detail = one_line(detail, max_chars=1000)
+    if report.age_s > tools.rules.report_give_up_after_s:
+        result.refused.append(Refused(seq=report.seq, error_class=error_class, detail=detail))
+        return False
+    pause_s = jittered(report.attempts, base_s=tools.rules.report_base_s, cap_s=tools.rules.report_cap_s)
+    after_s = max(pause_s, asked_s)
+    result.postponed.append(Postponed(seq=report.seq, after_s=after_s, error_class=error_class, detail=detail))
+    log.warning(
+        "report_postponed",
+        extra={"run_id": report.run_id, "seq": report.seq, "after_s": after_s, "reason": detail},
+    )
+    return True
 
 
 async def _call(tools: WorkTools, access: ApiAccess, run: Run, report: OwedReport) -> None:
