@@ -6,8 +6,10 @@ Any process may take it. A leader that cannot renew in time stops by itself befo
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from hashmill.domain.errors import LedgerUnavailable
 from hashmill.flow.deliver import Deliverer
@@ -27,9 +29,10 @@ async def lead(tools: WorkTools, stop: asyncio.Event) -> None:
     """Try to lead, and lead, until `stop`; then let the lease go so that the next one begins at once."""
     try:
         while not stop.is_set():
+            hold = _Hold.from_now(tools)
             if await _take(tools) is not None:
                 log.info("leading", extra={"holder": tools.process})
-                await _while_leading(tools, stop)
+                await _while_leading(tools, stop, hold)
                 log.info("not_leading", extra={"holder": tools.process})
             await _pause(stop, tools.rules.leader_lease_s / 3)
     finally:
@@ -37,8 +40,25 @@ async def lead(tools: WorkTools, stop: asyncio.Event) -> None:
             await tools.ledger.write(leases.release, LEADER, tools.process)
 
 
-async def _while_leading(tools: WorkTools, stop: asyncio.Event) -> None:
-    dispatcher, deliverer = Dispatcher(), Deliverer()
+@dataclass(slots=True)
+class _Hold:
+    """Until when nobody else can lead, on this machine's monotonic clock: counted from before the lease was asked for.
+
+    That clock goes on while a process is stopped, so one that wakes too late knows at once.
+    """
+
+    until_s: float
+
+    @classmethod
+    def from_now(cls, tools: WorkTools) -> "_Hold":
+        return cls(time.monotonic() + tools.rules.leader_lease_s)
+
+    def sure(self) -> bool:
+        return time.monotonic() < self.until_s
+
+
+async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> None:
+    dispatcher, deliverer = Dispatcher(), Deliverer(held=hold.sure)
 
     async def number() -> int:
         return await tools.ledger.write(entries.number)
@@ -54,7 +74,7 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event) -> None:
         asyncio.create_task(_duty(tools, "number", number)),
         asyncio.create_task(_duty(tools, "sweep", swept, idle_s=SWEEP_EVERY_S)),
     ]
-    renewing = asyncio.create_task(_renew(tools))
+    renewing = asyncio.create_task(_renew(tools, hold))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([*duties, renewing, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -83,22 +103,20 @@ async def _duty(
         await asyncio.sleep(pause_s)
 
 
-async def _renew(tools: WorkTools) -> None:
+async def _renew(tools: WorkTools, hold: _Hold) -> None:
     """Renew the lease every third of it; return when it is somebody else's or may be so by now."""
-    loop = asyncio.get_running_loop()
     lease_s = tools.rules.leader_lease_s
-    held_until_s = loop.time() + lease_s
     while True:
         await asyncio.sleep(lease_s / 3)
-        asked_s = loop.time()
+        renewed = _Hold.from_now(tools)
         try:
-            async with asyncio.timeout_at(held_until_s - lease_s / 6):
+            async with asyncio.timeout(hold.until_s - lease_s / 6 - time.monotonic()):
                 fence = await _take(tools)
         except TimeoutError:
             return
         if fence is not None:
-            held_until_s = asked_s + lease_s
-        elif loop.time() > held_until_s - lease_s / 3:
+            hold.until_s = renewed.until_s
+        elif time.monotonic() > hold.until_s - lease_s / 3:
             return
 
 
