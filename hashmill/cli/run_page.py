@@ -110,14 +110,14 @@ def print_page(page: RunPage) -> None:
                 failure.error_class,
                 str(failure.files),
                 plain(_example(failure.sample), max_chars=300),
-                advice_for(failure.error_class),
+                plain(advice_for(failure.error_class)),
             )
         out.print()
         out.print(rows)
     for error_class, count in page.reports_set_aside.items():
-        out.print(f"{count} reports set aside: {error_class}. {advice_for(error_class)}")
+        out.print(plain(f"{count} reports set aside: {error_class}. {advice_for(error_class)}"))
     if page.run.error_class and page.run.error_class not in {failure.error_class for failure in page.failures}:
-        out.print(advice_for(page.run.error_class))
+        out.print(plain(advice_for(page.run.error_class)))
     for line in page.to_do:
         typer.echo(f"next: {line}")
 

@@ -89,6 +89,7 @@ def test_a_failed_run_shows_what_failed_why_and_what_to_do(ledger: Ledger, cli: 
     page = cli("runs", "show", run_id, "--json").json
 
     assert "a/gone.txt: it went wrong" in said
+    assert "[objects] in config/labdrive.toml" in said
     assert f'hashmill replay --run {run_id} --reason "…"' in said
     assert page["failures"][0]["error_class"] == "s3.not_found"
     assert page["failures"][0]["files"] == 1
