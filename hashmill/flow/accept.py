@@ -15,6 +15,9 @@ from hashmill.labdrive.origins import check_origin
 from hashmill.ledger import runs
 from hashmill.ledger.runs import Run
 
+RINGING_MAX = 100
+"""Bells that may be waiting for a broker that swallows them; past that the dispatcher finds the runs by itself."""
+
 _ringing: set[asyncio.Future[bool]] = set()
 
 
@@ -25,7 +28,8 @@ async def accept(tools: DoorTools, event: TriggerEvent, *, idempotency_key: str 
     """
     check_origin(event.api_url, tools.rules.allowed_origins)
     tenant_id = tools.rules.tenant_of(origin_of(event.api_url))
-    digest = event_digest(event)
+    # Off the loop: an event may name a million files.
+    digest = await asyncio.to_thread(event_digest, event)
     run, made = await tools.ledger.write(
         _accept, tools, event, tenant_id, idempotency_key or default_idempotency_key(event), digest
     )
@@ -34,7 +38,7 @@ async def accept(tools: DoorTools, event: TriggerEvent, *, idempotency_key: str 
             f"this idempotency key belongs to run {run.run_id}, made by another event; "
             "send a key of its own for a new event, or replay the run"
         )
-    if made:
+    if made and len(_ringing) < RINGING_MAX:
         # Not awaited: an answer must not wait for a broker that is away. The dispatcher looks for itself.
         ringing = asyncio.get_running_loop().run_in_executor(tools.threads, tools.queue.ring, run.run_id)
         _ringing.add(ringing)

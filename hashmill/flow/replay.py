@@ -42,6 +42,8 @@ class ReplayReport:
 
     dry_run: bool
     runs: tuple[Selection, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Runs that fit but cannot be replayed now, each with the reason; only where no run or job was named."""
 
     @property
     def files(self) -> int:
@@ -67,7 +69,7 @@ async def replay(tools: DoorTools, request: ReplayRequest) -> ReplayReport:
 
 
 def _replay(connection: sa.Connection, request: ReplayRequest) -> ReplayReport:
-    selections = []
+    selections, skipped = [], []
     for run in _runs(connection, request):
         selection = replays.select(
             connection,
@@ -79,12 +81,18 @@ def _replay(connection: sa.Connection, request: ReplayRequest) -> ReplayReport:
         listing_failed = run.state.ended and run.expanded_at_ms is None
         if not (selection.files or selection.reports_dead or listing_failed):
             continue
+        if refusal := _refusal(connection, run, request):
+            if request.run_id or request.job_id:
+                raise ReplayRefused(refusal)
+            skipped.append((run.run_id, refusal))
+            continue
         selections.append(selection)
         if not request.dry_run:
             _reopen(connection, run, request)
     if not selections:
-        raise ReplayRefused("nothing to replay: no failed file, set-aside report or failed listing fits")
-    return ReplayReport(dry_run=request.dry_run, runs=tuple(selections))
+        reasons = "; ".join(reason for _, reason in skipped[:3])
+        raise ReplayRefused(reasons or "nothing to replay: no failed file, set-aside report or failed listing fits")
+    return ReplayReport(dry_run=request.dry_run, runs=tuple(selections), skipped=tuple(skipped))
 
 
 def _runs(connection: sa.Connection, request: ReplayRequest) -> Sequence[Run]:
@@ -107,14 +115,19 @@ def _runs(connection: sa.Connection, request: ReplayRequest) -> Sequence[Run]:
     return found
 
 
-def _reopen(connection: sa.Connection, run: Run, request: ReplayRequest) -> None:
+def _refusal(connection: sa.Connection, run: Run, request: ReplayRequest) -> str | None:
+    """Return why this run cannot be replayed now, or None."""
     if not (run.state.ended or request.force):
-        raise ReplayRefused(f"run {run.run_id} is {run.state}: wait until it has ended, or use force")
+        return f"run {run.run_id} is {run.state}: wait until it has ended, or use force"
     if not seal.kept(connection, run.run_id):
-        raise ReplayRefused(
+        return (
             f"run {run.run_id}: its keys were wiped (at once after COMPLETED, after secrets.keep_days otherwise): "
             "post the event again with an Idempotency-Key of its own"
         )
+    return None
+
+
+def _reopen(connection: sa.Connection, run: Run, request: ReplayRequest) -> None:
     told = words.message(f"Replayed by {request.who}: {request.reason}")
     replays.reopen(
         connection,

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -45,7 +45,9 @@ def open_engine(url: str, *, threads: int = 1, timeout_s: float = 10.0) -> sa.En
     """Return an engine whose connections wait at most `timeout_s` for a connect, a lock or a statement."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = sa.create_engine(parsed, poolclass=sa.QueuePool, pool_size=threads, max_overflow=0)
+        engine = sa.create_engine(
+            parsed, poolclass=sa.QueuePool, pool_size=threads, max_overflow=0, hide_parameters=True
+        )
 
         @sa.event.listens_for(engine, "connect")
         def _pragmas(connection: Any, record: Any) -> None:
@@ -74,6 +76,7 @@ def open_engine(url: str, *, threads: int = 1, timeout_s: float = 10.0) -> sa.En
         max_overflow=0,
         pool_timeout=timeout_s,
         pool_pre_ping=True,
+        hide_parameters=True,  # an error's text must not hold what was being written
         connect_args={
             "connect_timeout": max(2, int(timeout_s)),
             "options": f"-c statement_timeout={timeout_ms} -c lock_timeout={timeout_ms}",
@@ -117,9 +120,7 @@ class Ledger:
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise LedgerUnavailable(_reason(error)) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
-                raise LedgerUnavailable(_reason(error)) from error
-            raise
+            raise (_translated(error) or error) from error
 
     def read_now(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """`read` for callers without a loop."""
@@ -128,10 +129,21 @@ class Ledger:
                 return work(connection, *args, **kwargs)
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise LedgerUnavailable(_reason(error)) from error
+        except DBAPIError as error:
+            raise (_translated(error) or error) from error
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
         self.engine.dispose()
+
+
+def _translated(error: DBAPIError) -> LedgerUnavailable | None:
+    """Return what a driver's other errors mean: a lost connection, or tables that are not there; else None."""
+    if error.connection_invalidated:
+        return LedgerUnavailable(_reason(error))
+    if isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) == "42P01":
+        return LedgerUnavailable("the ledger has no tables yet: run `hashmill ledger upgrade`")
+    return None
 
 
 def _reason(error: Exception) -> str:
