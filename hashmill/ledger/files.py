@@ -182,10 +182,10 @@ def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcom
     """
     if not outcomes:
         return 0
-    fences = {
-        row.file_no: row.fence
+    running = {
+        row.file_no: row
         for row in connection.execute(
-            sa.select(files.c.file_no, files.c.fence)
+            sa.select(files.c.file_no, files.c.fence, files.c.size_bytes)
             .where(
                 files.c.run_id == run_id,
                 files.c.file_no.in_([outcome.file_no for outcome in outcomes]),
@@ -195,7 +195,11 @@ def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcom
             .with_for_update()
         )
     }
-    ours = [outcome for outcome in outcomes if fences.get(outcome.file_no) == outcome.fence]
+    ours = [
+        outcome
+        for outcome in outcomes
+        if outcome.file_no in running and running[outcome.file_no].fence == outcome.fence
+    ]
     if not ours:
         return len(outcomes)
     connection.execute(
@@ -220,7 +224,8 @@ def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcom
     )
     ended = [outcome for outcome in ours if outcome.state in ENDED]
     if ended:
-        _close(connection, run_id, ended)
+        known = {file_no: row.size_bytes or 0 for file_no, row in running.items()}
+        _close(connection, run_id, ended, known)
     return len(outcomes) - len(ours)
 
 
@@ -241,14 +246,19 @@ def _bound(outcome: FileOutcome) -> dict[str, object]:
     }
 
 
-def _close(connection: sa.Connection, run_id: str, ended: Sequence[FileOutcome]) -> None:
+def _close(connection: sa.Connection, run_id: str, ended: Sequence[FileOutcome], known: Mapping[int, int]) -> None:
+    """Count what ended; `known` are the sizes in bytes that were counted when the files were listed."""
+    read = [outcome for outcome in ended if outcome.size_bytes is not None]
+    read_bytes = sum(outcome.size_bytes or 0 for outcome in read)
     run = connection.execute(
         sa.update(runs)
         .where(runs.c.run_id == run_id)
         .values(
             files_open=runs.c.files_open - len(ended),
             files_failed=runs.c.files_failed + sum(outcome.state != FileState.DONE for outcome in ended),
-            bytes_done=runs.c.bytes_done + sum(outcome.size_bytes or 0 for outcome in ended),
+            bytes_done=runs.c.bytes_done + read_bytes,
+            # What LABDRIVE said of a size may be old, or nothing.
+            bytes_total=runs.c.bytes_total + read_bytes - sum(known[outcome.file_no] for outcome in read),
         )
         .returning(runs.c.tenant_id, runs.c.shard)
     ).one()

@@ -10,7 +10,7 @@ from hashmill.domain.job import FileState, RunState
 from hashmill.domain.work import Report
 from hashmill.ledger import entries, outbox, seal
 from hashmill.ledger.engine import now_ms
-from hashmill.ledger.runs import Run, settle_if_done
+from hashmill.ledger.runs import Run, lock, settle_if_done
 from hashmill.ledger.tables import files, runs
 
 FAILED = (FileState.FAILED, FileState.DEAD)
@@ -82,14 +82,18 @@ def reopen(
     Entries are never touched, so what the earlier attempts found stays readable. What was owed and set aside is owed
     again. A file LABDRIVE did not know is forgotten and looked up anew; a listing that failed goes on where it stopped.
     """
+    # Locked before anything is counted: of two replays at once, the second counts what the first has left.
+    run = lock(connection, run.run_id) or run
     conditions = _taken(run.run_id, everything=everything, error_class=error_class, file_ids=file_ids)
+    unresolved = sa.or_(files.c.path == "", files.c.file_id.is_(None))
+    size_bytes = sa.func.coalesce(files.c.size_bytes, 0)
     before = connection.execute(
         sa.select(
             sa.func.count().filter(files.c.state.in_(FAILED)).label("failed"),
-            sa.func.coalesce(sa.func.sum(files.c.size_bytes).filter(files.c.state == FileState.DONE), 0).label("done"),
+            sa.func.coalesce(sa.func.sum(size_bytes).filter(files.c.state == FileState.DONE), 0).label("done"),
+            sa.func.coalesce(sa.func.sum(size_bytes).filter(unresolved), 0).label("unresolved"),
         ).where(*conditions)
     ).one()
-    unresolved = sa.or_(files.c.path == "", files.c.file_id.is_(None))
     forgotten = connection.execute(sa.delete(files).where(*conditions, unresolved)).rowcount
     opened = connection.execute(
         sa.update(files)
@@ -112,31 +116,20 @@ def reopen(
         sa.update(runs)
         .where(runs.c.run_id == run.run_id)
         .values(
-            generation=runs.c.generation + 1,
+            generation=run.generation + 1,
             files_total=runs.c.files_total - forgotten,
             files_open=runs.c.files_open + opened,
             files_failed=runs.c.files_failed - before.failed,
+            bytes_total=runs.c.bytes_total - before.unresolved,
             bytes_done=runs.c.bytes_done - before.done,
             error_class=None,
             error_detail=None,
             replayed_at_ms=now_ms(),
             settled_at_ms=None,
             finished_at_ms=None,
+            **_where_it_goes_on(run, forgotten=forgotten),
         )
     )
-    if run.state not in (RunState.ACCEPTED, RunState.EXPANDING):
-        list_again = forgotten > 0 or run.expanded_at_ms is None
-        connection.execute(
-            sa.update(runs)
-            .where(runs.c.run_id == run.run_id)
-            .values(
-                state=RunState.EXPANDING if list_again else RunState.RUNNING,
-                expand_after_ms=0,
-                expand_attempts=0,
-                expand_until_ms=None,
-                expand_cursor=None if forgotten else runs.c.expand_cursor,
-            )
-        )
     seal.keep(connection, run.run_id)
     outbox.owe(connection, run.run_id, reports, shard=run.shard)
     outbox.revive(connection, run.run_id)
@@ -149,6 +142,24 @@ def reopen(
     )
     settle_if_done(connection, run.run_id)
     return opened + forgotten
+
+
+def _where_it_goes_on(run: Run, *, forgotten: int) -> dict[str, Any]:
+    """Return the state a reopened run is in, and what its listing must know."""
+    if run.state is RunState.ACCEPTED or (run.state is RunState.EXPANDING and not forgotten):
+        return {}
+    if run.expanded_at_ms is not None and not forgotten:
+        return {"state": RunState.RUNNING}
+    return {
+        "state": RunState.EXPANDING,
+        # Until the new listing is through, the run is not listed: should it fail, the next replay tries it again.
+        "expanded_at_ms": None,
+        "expand_fence": runs.c.expand_fence + 1,
+        "expand_until_ms": None,
+        "expand_after_ms": 0,
+        "expand_attempts": 0,
+        "expand_cursor": None if forgotten else runs.c.expand_cursor,
+    }
 
 
 def runs_with_failed(connection: sa.Connection, file_ids: Sequence[str]) -> list[str]:

@@ -120,6 +120,12 @@ def get(connection: sa.Connection, run_id: str) -> Run | None:
     return _run(row) if row else None
 
 
+def lock(connection: sa.Connection, run_id: str) -> Run | None:
+    """Return one run as it is now, and let nobody else change it before this transaction ends."""
+    row = connection.execute(sa.select(*_COLUMNS).where(runs.c.run_id == run_id).with_for_update()).one_or_none()
+    return _run(row) if row else None
+
+
 def age_s(connection: sa.Connection, run_id: str) -> float:
     """Return for how long the run has been in the ledger, in seconds; since its newest replay, when there was one."""
     age_ms = connection.execute(
