@@ -10,21 +10,10 @@ from hashmill.parts.postgres import Databases
 from hashmill.parts.redis import Redis
 from hashmill.parts.s3 import S3Server
 from hashmill.parts.service import LocalService, local_service
-from tests.helpers.road import set_faults
+from tests.helpers.road import QUICK, set_faults
 from tests.helpers.servers import work_folder
 
-CONTAINERS = 60
-QUICK = {
-    "HASHMILL_LEASES__FILE_S": "3",
-    "HASHMILL_LEASES__LEADER_S": "2",
-    "HASHMILL_FILES__RETRY_BASE_S": "0.1",
-    "HASHMILL_FILES__ATTEMPTS_MAX": "3",
-    "HASHMILL_TICKETS__REISSUE_AFTER_S": "3",
-    "HASHMILL_LABDRIVE__TIMEOUT_S": "2",
-    "HASHMILL_LABDRIVE__BACKOFF_BASE_S": "0.05",
-    "HASHMILL_REPORT__BACKOFF_BASE_S": "0.05",
-    "HASHMILL_S3__BACKOFF_BASE_S": "0.05",
-}
+CONTAINERS = 90
 _numbers = itertools.count(1)
 
 

@@ -3,12 +3,29 @@
 import hashlib
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
-from hashmill.ledger import runs
+import sqlalchemy as sa
+
+from hashmill.ledger import entries, files, runs
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
+from hashmill.ledger.tables import outbox
 from hashmill.parts.service import LocalService
 from tests.helpers.wait import wait_until
+
+QUICK = {
+    "HASHMILL_LEASES__FILE_S": "3",
+    "HASHMILL_LEASES__LEADER_S": "2",
+    "HASHMILL_FILES__RETRY_BASE_S": "0.1",
+    "HASHMILL_FILES__ATTEMPTS_MAX": "3",
+    "HASHMILL_TICKETS__REISSUE_AFTER_S": "3",
+    "HASHMILL_LABDRIVE__TIMEOUT_S": "2",
+    "HASHMILL_LABDRIVE__BACKOFF_BASE_S": "0.05",
+    "HASHMILL_REPORT__BACKOFF_BASE_S": "0.05",
+    "HASHMILL_S3__BACKOFF_BASE_S": "0.05",
+}
+"""Settings under which what passes, passes in seconds."""
 
 
 def fill(service: LocalService, objects: Mapping[str, bytes], *, container_id: str = "1") -> dict[str, str]:
@@ -85,3 +102,33 @@ def wait_for_workers(service: LocalService, ledger: Ledger, count: int, *, timeo
         return sum(lease.remaining_s > 0 for lease in found) >= count
 
     wait_until(present, timeout_s=timeout_s)
+
+
+def calls(service: LocalService, path: str, *, method: str = "*") -> list[dict[str, Any]]:
+    """Return the calls LABDRIVE got at `path` (`*` is any text), in the order they ended."""
+    which = f"path={quote(path)}" + ("" if method == "*" else f"&method={method}")
+    found: list[dict[str, Any]] = service.ask_sandbox("GET", f"/sandbox/calls?limit=10000&offset=0&{which}")["calls"]
+    return found
+
+
+def classes_by_path(ledger: Ledger, run_id: str) -> dict[str, str | None]:
+    """Return each file's error class, None where it was hashed, by path."""
+    return {row.path: row.error_class for row in ledger.read_now(files.of_run, run_id, limit=10_000)}
+
+
+def assert_whole(ledger: Ledger, run: Run, *, dead: int = 0) -> None:
+    """What holds whatever went wrong: the ledger proves itself, nothing is left owed, the counters are right."""
+    assert ledger.read_now(entries.verify).faults == ()
+    states = ledger.read_now(_reports_by_state, run.run_id)
+    assert set(states) <= {"sent", "dead"}, states
+    assert states.get("dead", 0) == dead == run.outbox_dead
+    assert run.outbox_owed == 0
+    assert run.files_open == 0
+    assert run.files_failed == sum(ledger.read_now(files.failed_by_class, run.run_id).values())
+
+
+def _reports_by_state(connection: sa.Connection, run_id: str) -> dict[str, int]:
+    rows = connection.execute(
+        sa.select(outbox.c.state, sa.func.count()).where(outbox.c.run_id == run_id).group_by(outbox.c.state)
+    )
+    return {state: count for state, count in rows}
