@@ -11,10 +11,14 @@ import typer
 
 from hashmill.cli.console import AsJson, console, plain, print_json, size, table
 from hashmill.domain.errors import ErrorClass
+from hashmill.domain.text import one_line
 
 if TYPE_CHECKING:
     from hashmill.flow.replay import ReplayReport, ReplayRequest
     from hashmill.settings import Settings
+
+
+REASON_MAX_CHARS = 1000
 
 
 class Mode(StrEnum):
@@ -58,8 +62,8 @@ def replay(
                 error_class=error_class,
                 file_ids=tuple(file or ()),
                 mode=mode.value,
-                reason=reason,
-                who=who or os_user(),
+                reason=one_line(reason, max_chars=REASON_MAX_CHARS),
+                who=one_line(who or os_user()),
                 dry_run=dry_run,
                 force=force,
             ),
@@ -67,7 +71,16 @@ def replay(
     )
     if as_json:
         runs = [asdict(selection) for selection in report.runs]
-        print_json({"dry_run": dry_run, "files": report.files, "size_bytes": report.size_bytes, "runs": runs})
+        skipped = [{"run_id": run_id, "reason": reason} for run_id, reason in report.skipped]
+        print_json(
+            {
+                "dry_run": dry_run,
+                "files": report.files,
+                "size_bytes": report.size_bytes,
+                "runs": runs,
+                "skipped": skipped,
+            }
+        )
         return
     _print(report)
 
@@ -91,6 +104,8 @@ def _print(report: "ReplayReport") -> None:
         console().print(rows)
     verb = "would be read again" if report.dry_run else "will be read again"
     typer.echo(f"{report.files} files, {size(report.size_bytes)} as far as known, in {len(report.runs)} runs {verb}")
+    for _, reason in report.skipped:
+        typer.echo(f"{'would be refused' if report.dry_run else 'left out'}: {one_line(reason)}")
     if not report.dry_run:
         for selection in report.runs[:3]:
             typer.echo(f"next: hashmill runs watch {selection.run_id}")
