@@ -16,6 +16,8 @@ from hashmill.ledger.runs import Run
 
 RUNS_MAX = 1000
 """Most runs one replay may touch; a larger one is asked for in parts."""
+FILE_IDS_MAX = 10_000
+"""Most file ids one replay may name: a database takes no statement with any number of values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,8 @@ class ReplayReport:
     dry_run: bool
     runs: tuple[Selection, ...]
     skipped: tuple[tuple[str, str], ...] = ()
-    """Runs that fit but cannot be replayed now, each with the reason; only where no run or job was named."""
+    """Runs that fit but cannot be replayed now, each with the reason. A dry run counts them all the same; a replay that
+    named a run or a job is refused instead."""
 
     @property
     def files(self) -> int:
@@ -63,6 +66,8 @@ async def replay(tools: DoorTools, request: ReplayRequest) -> ReplayReport:
         raise ReplayRefused("a replay needs a reason: it is written into the ledger")
     if not (request.run_id or request.job_id or request.error_class or request.file_ids):
         raise ReplayRefused("say what to replay: a run, a LABDRIVE job, an error class or file ids")
+    if len(request.file_ids) > FILE_IDS_MAX:
+        raise ReplayRefused(f"at most {FILE_IDS_MAX} file ids in one replay: ask for it in parts, or by run or job")
     if request.dry_run:
         return await tools.ledger.read(_replay, request)
     return await tools.ledger.write(_replay, request)
@@ -70,7 +75,10 @@ async def replay(tools: DoorTools, request: ReplayRequest) -> ReplayReport:
 
 def _replay(connection: sa.Connection, request: ReplayRequest) -> ReplayReport:
     selections, skipped = [], []
-    for run in _runs(connection, request):
+    # Oldest first, as the sweep takes them: who locks several runs does so in one order, else two wait for each other.
+    for found in sorted(_runs(connection, request), key=lambda run: run.run_id):
+        # Looked at again under its lock: of two replays at once, the second sees what the first has done.
+        run = found if request.dry_run else runs.lock(connection, found.run_id) or found
         selection = replays.select(
             connection,
             run.run_id,
@@ -82,17 +90,18 @@ def _replay(connection: sa.Connection, request: ReplayRequest) -> ReplayReport:
         if not (selection.files or selection.reports_dead or listing_failed):
             continue
         if refusal := _refusal(connection, run, request):
-            if request.run_id or request.job_id:
+            if (request.run_id or request.job_id) and not request.dry_run:
                 raise ReplayRefused(refusal)
             skipped.append((run.run_id, refusal))
-            continue
+            if not request.dry_run:
+                continue
         selections.append(selection)
         if not request.dry_run:
             _reopen(connection, run, request)
     if not selections:
         reasons = "; ".join(reason for _, reason in skipped[:3])
         raise ReplayRefused(reasons or "nothing to replay: no failed file, set-aside report or failed listing fits")
-    return ReplayReport(dry_run=request.dry_run, runs=tuple(selections), skipped=tuple(skipped))
+    return ReplayReport(dry_run=request.dry_run, runs=tuple(reversed(selections)), skipped=tuple(skipped))
 
 
 def _runs(connection: sa.Connection, request: ReplayRequest) -> Sequence[Run]:
@@ -100,13 +109,15 @@ def _runs(connection: sa.Connection, request: ReplayRequest) -> Sequence[Run]:
         run = runs.get(connection, request.run_id)
         if run is None:
             raise ReplayRefused(f"there is no run {request.run_id}")
+        if request.job_id not in (None, run.job_id):
+            raise ReplayRefused(f"run {run.run_id} belongs to LABDRIVE job {run.job_id}, not to {request.job_id}")
         return [run]
     if request.job_id is not None:
         found = runs.of_job(connection, request.job_id)
         if not found:
             raise ReplayRefused(f"no run belongs to LABDRIVE job {request.job_id}")
     elif request.file_ids:
-        ids = replays.runs_with_failed(connection, request.file_ids)
+        ids = replays.runs_with(connection, request.file_ids, everything=request.mode == "all")
         found = [run for run in (runs.get(connection, run_id) for run_id in ids) if run is not None]
     else:
         found = runs.listed(connection, error_class=request.error_class, limit=RUNS_MAX + 1)

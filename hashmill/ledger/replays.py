@@ -58,7 +58,7 @@ def select(
 def _taken(run_id: str, *, everything: bool, error_class: str | None, file_ids: Sequence[str]) -> list[Any]:
     conditions: list[Any] = [
         files.c.run_id == run_id,
-        files.c.state.in_([FileState.DONE, *FAILED] if everything else FAILED),
+        files.c.state.in_(_states(everything=everything)),
     ]
     if error_class is not None:
         conditions.append(files.c.error_class == error_class)
@@ -162,13 +162,17 @@ def _where_it_goes_on(run: Run, *, forgotten: int) -> dict[str, Any]:
     }
 
 
-def runs_with_failed(connection: sa.Connection, file_ids: Sequence[str]) -> list[str]:
-    """Return the ids of runs, newest first, that hold a failed file with one of these LABDRIVE ids."""
+def runs_with(connection: sa.Connection, file_ids: Sequence[str], *, everything: bool) -> list[str]:
+    """Return the ids of runs, newest first, that hold a failed file, or any that ended, with one of these ids."""
     return list(
         connection.execute(
             sa.select(files.c.run_id)
-            .where(files.c.file_id.in_(file_ids), files.c.state.in_(FAILED))
+            .where(files.c.file_id.in_(file_ids), files.c.state.in_(_states(everything=everything)))
             .distinct()
             .order_by(files.c.run_id.desc())
         ).scalars()
     )
+
+
+def _states(*, everything: bool) -> list[FileState]:
+    return [FileState.DONE, *FAILED] if everything else [*FAILED]

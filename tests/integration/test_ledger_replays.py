@@ -289,13 +289,17 @@ def test_a_replay_beside_workers_that_settle_loses_no_count(ledger: Ledger) -> N
     assert counters(ledger, run) == recount(ledger, run)
 
 
-def test_the_runs_that_hold_a_failed_file_are_found_newest_first(ledger: Ledger) -> None:
+def test_the_runs_that_hold_a_file_are_found_newest_first(ledger: Ledger) -> None:
     older, newer = (expanded_run(ledger, 4, key=key) for key in "ab")
     for run in (older, newer):
         worked(ledger, run)
 
-    assert ledger.read_now(replays.runs_with_failed, ["2", "1"]) == [newer.run_id, older.run_id]
-    assert ledger.read_now(replays.runs_with_failed, ["1", "4"]) == []
+    def found(*file_ids: str, everything: bool = False) -> list[str]:
+        return ledger.read_now(replays.runs_with, file_ids, everything=everything)
+
+    assert found("2", "1") == [newer.run_id, older.run_id]
+    assert found("1", "4") == []
+    assert found("1", "4", everything=True) == [newer.run_id, older.run_id]
 
 
 def test_the_size_a_read_found_is_what_the_counters_hold(ledger: Ledger) -> None:
