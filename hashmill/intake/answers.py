@@ -155,6 +155,13 @@ class ReplayedRun(Answer):
     status_url: str
 
 
+class SkippedRun(Answer):
+    """A run that fits but cannot be replayed now, and why."""
+
+    run_id: str
+    reason: str
+
+
 class ReplayAnswer(Answer):
     """What is read again, or would be when `dry_run`."""
 
@@ -162,6 +169,9 @@ class ReplayAnswer(Answer):
     files: int
     size_bytes: int
     runs: list[ReplayedRun]
+    skipped: list[SkippedRun] = Field(
+        description="Runs that fit but cannot be replayed now; a dry run counts them too."
+    )
 
 
 class ProcessAnswer(Answer):

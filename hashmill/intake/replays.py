@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from hashmill.domain.errors import ErrorClass, EventFault, ReplayRefused
 from hashmill.domain.text import one_line, unstorable
 from hashmill.flow.replay import ReplayReport, ReplayRequest, replay
-from hashmill.intake.answers import ReplayAnswer, ReplayedRun, answer
+from hashmill.intake.answers import ReplayAnswer, ReplayedRun, SkippedRun, answer
 from hashmill.intake.body import read_json_body
 from hashmill.intake.door import DOOR
 from hashmill.intake.links import run_url
@@ -105,6 +105,7 @@ def _answer(report: ReplayReport) -> ReplayAnswer:
             )
             for selection in report.runs
         ],
+        skipped=[SkippedRun(run_id=run_id, reason=reason) for run_id, reason in report.skipped],
     )
 
 

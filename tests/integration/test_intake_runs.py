@@ -217,6 +217,9 @@ async def test_a_dry_run_counts_and_changes_nothing(door: OpenDoor) -> None:
                 "status_url": f"/v1/runs/{run_id}",
             }
         ],
+        "skipped": [
+            {"run_id": run_id, "reason": f"run {run_id} is running: wait until it has ended, or use force"},
+        ],
     }
     assert (await door.get(f"/v1/runs/{run_id}")).json["generation"] == 0
 
