@@ -1,6 +1,7 @@
 """The serving commands as processes: they start, say where they are, and end as they are told."""
 
 import http.client
+import json
 import os
 import signal
 import sqlite3
@@ -115,14 +116,21 @@ def test_an_unknown_queue_is_a_usage_error(env: dict[str, str]) -> None:
 
 
 def test_a_dispatcher_leads_without_slots_and_goes_without_a_trace(env: dict[str, str], tmp_path: Path) -> None:
+    def processes() -> list[int]:
+        ledger = sqlite3.connect(tmp_path / "l.sqlite3")
+        try:
+            rows = ledger.execute("SELECT detail FROM leases WHERE name LIKE 'process:%'").fetchall()
+        finally:
+            ledger.close()
+        return [json.loads(detail)["slots"] for (detail,) in rows]
+
     with Command("dispatcher", folder=tmp_path, env=env) as dispatcher:
         dispatcher.wait_for("leading")
+        wait_until(lambda: processes() == [0], what="the dispatcher shows itself")
         code = dispatcher.end()
 
         assert code == 0, dispatcher.said
-    ledger = sqlite3.connect(tmp_path / "l.sqlite3")
-    assert ledger.execute("SELECT count(*) FROM leases WHERE name LIKE 'process:%'").fetchone() == (0,)
-    ledger.close()
+    assert processes() == []
 
 
 def test_the_sandbox_says_where_it_is_and_ends_in_order(env: dict[str, str], tmp_path: Path) -> None:
