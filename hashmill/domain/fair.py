@@ -1,7 +1,7 @@
 """Who is served next: weighted round robin over tenants, and over the runs of a tenant by priority."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -54,6 +54,6 @@ class DeficitRing(Generic[K]):
         return given
 
 
-def run_weights(runs: Sequence[tuple[str, int]]) -> dict[str, float]:
-    """Return the weight of each (run_id, priority) within its tenant: priority 0 counts ten times priority 9."""
-    return {run_id: float(10 - priority) for run_id, priority in runs}
+def run_weight(priority: int) -> float:
+    """Return the weight of a run within its tenant: priority 0 counts ten times priority 9."""
+    return float(10 - priority)

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from hashmill.domain.fair import DeficitRing, run_weights
+from hashmill.domain.fair import DeficitRing, run_weight
 from hashmill.domain.job import SizeClass
 from hashmill.domain.work import Ticket
 from hashmill.flow.tools import Rules, WorkTools
@@ -16,21 +18,37 @@ from hashmill.ledger.files import OpenRun
 
 log = logging.getLogger(__name__)
 
-ORDER = (SizeClass.BIG, SizeClass.NORMAL, SizeClass.TINY)
+LANES = ((SizeClass.BIG,), (SizeClass.NORMAL, SizeClass.TINY))
+"""Size classes that share a window. They are served together: neither may starve the other."""
+CURSORS_MAX = 10_000
+LOOK_SHARE = 4
+"""After a look at the open runs there is no other for so many times as long as it took, or `LOOK_MAX_S`: thousands of
+open runs cost a fifth of a core at most, and among a few a new one is seen in the next round."""
+LOOK_MAX_S = 1.0
+
+Lane = tuple[SizeClass, ...]
+Share = tuple[str, SizeClass]
+"""The files of one size class of one run: what takes its turn."""
 
 
 @dataclass(slots=True)
 class Dispatcher:
-    """What the dispatcher remembers between two rounds. Losing it costs nothing but a fresh start of the cursors."""
+    """What the dispatcher remembers between two rounds. Losing it costs nothing but a fresh start of the cursors.
 
-    tenants: dict[SizeClass, DeficitRing[str]] = field(default_factory=dict)
-    members: dict[tuple[SizeClass, str], DeficitRing[str]] = field(default_factory=dict)
-    cursors: dict[tuple[str, SizeClass], int] = field(default_factory=dict)
+    `open` holds, by lane and tenant, the weight of each share that had files at the last look and was not found empty.
+    """
+
+    open: dict[Lane, dict[str, dict[Share, float]]] = field(default_factory=dict)
+    look_at_s: float = 0.0
+    tenants: dict[Lane, DeficitRing[str]] = field(default_factory=dict)
+    members: dict[tuple[Lane, str], DeficitRing[Share]] = field(default_factory=dict)
+    cursors: dict[Share, int] = field(default_factory=dict)
     rung: dict[str, float] = field(default_factory=dict)
 
     async def round(self, tools: WorkTools) -> int:
         """Hand out what there is room for and return how many messages were sent."""
-        tickets = await tools.ledger.write(self._choose, tools.rules)
+        room = await tools.ledger.read(self._look, tools.rules)
+        tickets = await tools.ledger.write(self._choose, tools.rules, room) if room else []
         if tickets:
             loop = asyncio.get_running_loop()
             sent = await loop.run_in_executor(tools.threads, tools.queue.send, tickets)
@@ -56,50 +74,57 @@ class Dispatcher:
             count += await loop.run_in_executor(tools.threads, tools.queue.ring, run_id)
         return count
 
-    def _choose(self, connection: sa.Connection, rules: Rules) -> list[Ticket]:
-        ready = {size_class: files.open_runs(connection, size_class) for size_class in ORDER}
-        if not any(ready.values()):
-            self.cursors.clear()
-            return []
+    def _look(self, connection: sa.Connection, rules: Rules) -> Mapping[Lane, int]:
+        """See what is open, and return for how many tickets of each lane there is room. Locks nothing."""
+        started_s = time.monotonic()
+        if started_s >= self.look_at_s:
+            found = {size_class: files.open_runs(connection, size_class) for lane in LANES for size_class in lane}
+            self.open = {lane: _shares({size_class: found[size_class] for size_class in lane}) for lane in LANES}
+            ended_s = time.monotonic()
+            self.look_at_s = ended_s + min(LOOK_MAX_S, LOOK_SHARE * (ended_s - started_s))
+            self._forget()
+        lanes = [lane for lane in LANES if self.open[lane]]
+        if not lanes:
+            return {}
         outstanding = files.outstanding(connection)
-        window, big_window = _windows(connection, rules)
-        tickets: list[Ticket] = []
-        used = sum(-(-outstanding.get(sort, 0) // rules.batch(sort)) for sort in (SizeClass.TINY, SizeClass.NORMAL))
-        for size_class in ORDER:
-            if size_class is SizeClass.BIG:
-                room = big_window - outstanding.get(size_class, 0)
-            else:
-                room = window - used - sum(ticket.size_class is not SizeClass.BIG for ticket in tickets)
-            if room > 0:
-                tickets += self._serve(connection, rules, ready[size_class], size_class, room)
-        return tickets
+        windows = dict(zip(LANES, _windows(connection, rules), strict=True))
+        room = {
+            lane: windows[lane] - sum(-(-outstanding.get(sort, 0) // rules.batch(sort)) for sort in lane)
+            for lane in lanes
+        }
+        return {lane: tickets for lane, tickets in room.items() if tickets > 0}
 
-    def _serve(
-        self, connection: sa.Connection, rules: Rules, open_runs: list[OpenRun], size_class: SizeClass, room: int
-    ) -> list[Ticket]:
-        """Return at most `room` tickets of one size class: round robin over tenants, and over the runs of each."""
+    def _forget(self) -> None:
+        """Forget the turns and, when there are too many, the cursors of runs that have nothing to hand out."""
+        self.members = {(lane, name): ring for (lane, name), ring in self.members.items() if name in self.open[lane]}
+        if len(self.cursors) > CURSORS_MAX or not any(self.open.values()):
+            open_ = {share for by_tenant in self.open.values() for shares in by_tenant.values() for share in shares}
+            self.cursors = {share: at for share, at in self.cursors.items() if share in open_}
+
+    def _choose(self, connection: sa.Connection, rules: Rules, room: Mapping[Lane, int]) -> list[Ticket]:
+        return [ticket for lane in room for ticket in self._serve(connection, rules, lane, room[lane])]
+
+    def _serve(self, connection: sa.Connection, rules: Rules, lane: Lane, room: int) -> list[Ticket]:
+        """Return at most `room` tickets of one lane: round robin over tenants, and over the runs of each."""
         given: list[Ticket] = []
-        by_tenant: dict[str, list[OpenRun]] = {}
-        for run in open_runs:
-            by_tenant.setdefault(run.tenant_id, []).append(run)
-        for key in [key for key in self.members if key[0] == size_class and key[1] not in by_tenant]:
-            del self.members[key]
-
-        def from_run(run_id: str) -> int:
-            ticket = self._ticket(connection, rules, run_id, size_class)
-            if ticket is None:
-                return 0
-            given.append(ticket)
-            return 1
+        by_tenant = self.open[lane]
 
         def from_tenant(tenant_id: str) -> int:
-            ring = self.members.setdefault((size_class, tenant_id), DeficitRing())
-            weights = run_weights([(run.run_id, run.priority) for run in by_tenant[tenant_id]])
-            return ring.serve(weights, 1, _known_empty(from_run, empty))
+            shares = by_tenant[tenant_id]
 
-        empty: set[str] = set()
-        tenants = self.tenants.setdefault(size_class, DeficitRing())
+            def from_share(share: Share) -> int:
+                ticket = self._ticket(connection, rules, *share)
+                if ticket is None:
+                    del shares[share]  # not asked again before the next look
+                    return 0
+                given.append(ticket)
+                return 1
+
+            return self.members.setdefault((lane, tenant_id), DeficitRing()).serve(shares, 1, from_share)
+
+        tenants = self.tenants.setdefault(lane, DeficitRing())
         tenants.serve({name: float(rules.weight_of(name)) for name in by_tenant}, room, from_tenant)
+        self.open[lane] = {tenant_id: shares for tenant_id, shares in by_tenant.items() if shares}
         return given
 
     def _ticket(self, connection: sa.Connection, rules: Rules, run_id: str, size_class: SizeClass) -> Ticket | None:
@@ -117,22 +142,19 @@ class Dispatcher:
         return Ticket(run_id=run_id, size_class=size_class, files=queued)
 
 
-def _known_empty(take: Callable[[str], int], empty: set[str]) -> Callable[[str], int]:
-    """Ask each run only until it had nothing, in this round."""
-
-    def asked(run_id: str) -> int:
-        if run_id in empty:
-            return 0
-        given = take(run_id)
-        if not given:
-            empty.add(run_id)
-        return given
-
-    return asked
+def _shares(found: Mapping[SizeClass, Sequence[OpenRun]]) -> dict[str, dict[Share, float]]:
+    """Return the weight of each share by tenant; a run that is open in several classes has its weight once."""
+    classes = Counter(run.run_id for open_runs in found.values() for run in open_runs)
+    shares: dict[str, dict[Share, float]] = {}
+    for size_class, open_runs in found.items():
+        for run in open_runs:
+            weight = run_weight(run.priority) / classes[run.run_id]
+            shares.setdefault(run.tenant_id, {})[run.run_id, size_class] = weight
+    return shares
 
 
 def _windows(connection: sa.Connection, rules: Rules) -> tuple[int, int]:
-    """Return how many tickets, and how many big files, may be outstanding; 0 in the rules means by living slots."""
+    """Return how many tickets of each lane may be outstanding; 0 in the rules means by living slots."""
     slots = [
         int(lease.detail.get("slots", 0))
         for lease in leases.listed(connection, leases.PROCESS)
@@ -140,8 +162,8 @@ def _windows(connection: sa.Connection, rules: Rules) -> tuple[int, int]:
     ]
     working = [count for count in slots if count]
     return (
-        rules.window or max(2, 2 * sum(working)),
         rules.big_window or max(2, sum(max(2, count // 8) for count in working)),
+        rules.window or max(2, 2 * sum(working)),
     )
 
 

@@ -27,19 +27,28 @@ class OpenRun:
     priority: int
 
 
-def open_runs(connection: sa.Connection, size_class: SizeClass, *, limit: int = 1000) -> list[OpenRun]:
-    """Return the runs that have files of this class to hand out now, oldest first."""
+RUNS_MAX = 1000
+"""Most runs of one tenant that are looked at together: the most urgent ones, the oldest of them first."""
+
+
+def open_runs(connection: sa.Connection, size_class: SizeClass) -> list[OpenRun]:
+    """Return the runs that have files of this class to hand out now, oldest first, at most `RUNS_MAX` of a tenant."""
     ready = sa.exists().where(
         files.c.run_id == runs.c.run_id,
         files.c.size_class == size_class,
         files.c.state == FileState.READY,
         files.c.not_before_ms <= now_ms(),
     )
-    rows = connection.execute(
-        sa.select(runs.c.run_id, runs.c.tenant_id, runs.c.priority)
+    place = sa.func.row_number().over(partition_by=runs.c.tenant_id, order_by=(runs.c.priority, runs.c.run_id))
+    found = (
+        sa.select(runs.c.run_id, runs.c.tenant_id, runs.c.priority, place.label("place"))
         .where(runs.c.state.in_([RunState.EXPANDING, RunState.RUNNING]), runs.c.files_open > 0, ready)
-        .order_by(runs.c.run_id)
-        .limit(limit)
+        .subquery()
+    )
+    rows = connection.execute(
+        sa.select(found.c.run_id, found.c.tenant_id, found.c.priority)
+        .where(found.c.place <= RUNS_MAX)
+        .order_by(found.c.run_id)
     )
     return [OpenRun(run_id=row.run_id, tenant_id=row.tenant_id, priority=row.priority) for row in rows]
 
