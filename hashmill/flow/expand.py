@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from hashmill.domain.errors import ApiRejected, ErrorClass, HashmillError, RunFault, Transient
+from hashmill.domain.errors import ApiAuth, ApiRejected, HashmillError, RunFault, Transient
 from hashmill.domain.job import JobStatus
 from hashmill.domain.pause import jittered
 from hashmill.domain.remote import RemoteFile, RemoteKind
@@ -119,11 +119,15 @@ async def _look_up(
     """Return the files, what is none, and the folders among `wanted`; a trouble that is not one file's is raised."""
     places = asyncio.Semaphore(tools.rules.lookups)
 
-    async def one(name: str) -> RemoteFile | ApiRejected:
+    async def one(name: str) -> RemoteFile | ApiRejected | ApiAuth:
         async with places:
             try:
                 return await look_up(name)
             except ApiRejected as refusal:
+                return refusal
+            except ApiAuth as refusal:
+                if refusal.status != 403:
+                    raise
                 return refusal
 
     answers = await _together([one(name) for name in wanted])
@@ -131,7 +135,7 @@ async def _look_up(
     failures: list[Failure] = []
     folders: list[str] = []
     for name, answer in zip(wanted, answers, strict=True):
-        if isinstance(answer, ApiRejected):
+        if isinstance(answer, ApiRejected | ApiAuth):
             failures.append(_failure(tools, name, answer, by_path=by_path))
         elif answer.kind is RemoteKind.FOLDER:
             folders.append(answer.path)
@@ -161,7 +165,7 @@ def _new(tools: WorkTools, file: RemoteFile) -> NewFile:
     )
 
 
-def _failure(tools: WorkTools, name: str, refusal: ApiRejected, *, by_path: bool) -> Failure:
+def _failure(tools: WorkTools, name: str, refusal: ApiRejected | ApiAuth, *, by_path: bool) -> Failure:
     # A path has no id to be known by; its digest keeps the key short whatever its length.
     ref = f"path:{hashlib.sha256(name.encode()).hexdigest()}" if by_path else name
     path = name if by_path else ""
@@ -173,12 +177,12 @@ def _failure(tools: WorkTools, name: str, refusal: ApiRejected, *, by_path: bool
         path=path,
         size_bytes=None,
         size_class=tools.rules.size_class(None),
-        error_class=ErrorClass.API_REJECTED,
+        error_class=refusal.error_class,
         error_detail=detail,
     )
-    entry = {"file_id": file_id, "path": path, "error_class": ErrorClass.API_REJECTED, "error_detail": detail}
-    # The message is bound to no file: LABDRIVE has just said that it knows none of that name.
-    reports = words.failed(None, None, path or name, ErrorClass.API_REJECTED, detail, messages=tools.rules.messages)
+    entry = {"file_id": file_id, "path": path, "error_class": refusal.error_class, "error_detail": detail}
+    # The message is bound to no file: LABDRIVE has just said that it shows none of that name.
+    reports = words.failed(None, None, path or name, refusal.error_class, detail, messages=tools.rules.messages)
     return file, entry, reports
 
 

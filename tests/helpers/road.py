@@ -22,7 +22,9 @@ QUICK = {
     "HASHMILL_TICKETS__REISSUE_AFTER_S": "3",
     "HASHMILL_LABDRIVE__TIMEOUT_S": "2",
     "HASHMILL_LABDRIVE__BACKOFF_BASE_S": "0.05",
+    "HASHMILL_FILES__RETRY_CAP_S": "1",
     "HASHMILL_REPORT__BACKOFF_BASE_S": "0.05",
+    "HASHMILL_REPORT__BACKOFF_CAP_S": "1",
     "HASHMILL_S3__BACKOFF_BASE_S": "0.05",
 }
 """Settings under which what passes, passes in seconds."""
