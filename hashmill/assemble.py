@@ -1,4 +1,8 @@
-"""The composition root: settings in, open tools out, closed in the reverse order."""
+"""
+The composition root: settings in, open tools out, closed in the reverse order.
+
+What only a worker needs is imported where it is opened, so that a command that looks at the ledger starts quickly.
+"""
 
 import asyncio
 import os
@@ -7,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -15,20 +20,17 @@ from hashmill.domain.errors import ConfigFault
 from hashmill.domain.origin import origin_of
 from hashmill.domain.secret import Secret
 from hashmill.flow.tools import DoorTools, ObjectPlace, PlaceOf, Rules, Tenant, WorkTools
-from hashmill.hashing.engine import HashEngine
 from hashmill.home import app_home
-from hashmill.labdrive.client import LabdriveClient
 from hashmill.labdrive.origins import normal_origins
-from hashmill.labdrive.pace import Pace
 from hashmill.labdrive.wire import WireTable, object_address, read_wire
 from hashmill.ledger import migrate
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.seal import Sealer
-from hashmill.queue import Queue
 from hashmill.settings import S3, S3Override, Settings
-from hashmill.storage.budget import ByteBudget
-from hashmill.storage.client import Storage
 from hashmill.storage.config import StorageConfig, StoragePace
+
+if TYPE_CHECKING:
+    from hashmill.queue import Queue
 
 
 def process_name() -> str:
@@ -56,8 +58,10 @@ def require_head(ledger: Ledger) -> None:
         )
 
 
-def open_queue(settings: Settings) -> Queue:
+def open_queue(settings: Settings) -> "Queue":
     """Return the sender of messages; nothing is connected yet."""
+    from hashmill.queue import Queue
+
     broker = settings.broker
     return Queue(broker.url.get_secret_value(), cell=broker.cell, timeout_s=broker.publish_timeout_s)
 
@@ -175,6 +179,12 @@ async def open_door(settings: Settings) -> AsyncIterator[DoorTools]:
 @asynccontextmanager
 async def open_work(settings: Settings, *, slots: int, queues: list[str]) -> AsyncIterator[WorkTools]:
     """Open what a worker and the leader use; everything lives on the running loop."""
+    from hashmill.hashing.engine import HashEngine
+    from hashmill.labdrive.client import LabdriveClient
+    from hashmill.labdrive.pace import Pace
+    from hashmill.storage.budget import ByteBudget
+    from hashmill.storage.client import Storage
+
     wire = open_wire(settings)
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(open_door(settings))

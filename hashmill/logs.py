@@ -16,6 +16,7 @@ def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     # Celery's own lines per message say nothing the ledger does not, once per ticket.
     for noisy in (
         "celery.worker.strategy",

@@ -1,7 +1,6 @@
 """`hashmill ledger`: its shape, and whether every entry is what it was."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,10 +9,6 @@ from hashmill.cli.exits import ExitCode
 from hashmill.cli.opened import opened_ledger, sqlite_file
 from hashmill.domain.text import one_line
 
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-
-    from hashmill.ledger.entries import Verification
 
 app = typer.Typer(no_args_is_help=True, help="Take care of the ledger: bring it to this version, verify it.")
 
@@ -45,6 +40,7 @@ def current(as_json: AsJson = False) -> None:
     """Say which shape the ledger has and which this version needs; exit 1 when they differ."""
     from hashmill import assemble
     from hashmill.ledger import migrate
+    from hashmill.ledger import entries
     from hashmill.settings import read_settings
 
     with opened_ledger(read_settings(), at_head=False) as ledger:
@@ -61,10 +57,11 @@ def current(as_json: AsJson = False) -> None:
 @app.command(epilog="Example: hashmill ledger verify --json")
 def verify(as_json: AsJson = False) -> None:
     """Walk the whole log and compare every entry with its hash, its form and its number; exit 1 on any fault."""
+    from hashmill.ledger import entries
     from hashmill.settings import read_settings
 
     with opened_ledger(read_settings()) as ledger:
-        found = ledger.read_now(_verify)
+        found = ledger.read_now(entries.verify)
     if as_json:
         print_json(asdict(found))
     else:
@@ -74,12 +71,3 @@ def verify(as_json: AsJson = False) -> None:
         typer.echo(f"{len(found.faults)} faults: the ledger was altered" if found.faults else "no faults")
     if found.faults:
         raise typer.Exit(ExitCode.BAD)
-
-
-def _verify(connection: "sa.Connection") -> "Verification":
-    from hashmill.ledger import entries
-
-    if connection.dialect.name == "postgresql":
-        # Its default shows each statement another moment: counts taken while workers write would not add up.
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    return entries.verify(connection)

@@ -14,22 +14,31 @@ async def keep_leases(tools: WorkTools) -> None:
     """Renew every third of a lease, in one statement for all files this process is at work on, until cancelled."""
     pause_s = tools.rules.file_lease_s / 3
     while True:
+        renewing = asyncio.create_task(_renew(tools))
         try:
-            await tools.ledger.write(
-                leases.take,
-                f"{leases.PROCESS}{tools.process}",
-                tools.process,
-                lease_s=tools.rules.file_lease_s,
-                detail=tools.presence,
-            )
-            if tools.claims:
-                await tools.ledger.write(files.renew, owners=sorted(tools.claims), lease_s=tools.rules.file_lease_s)
+            await asyncio.shield(renewing)
+        except asyncio.CancelledError:
+            # A transaction under way commits all the same: it must be over before `leave` says that we are gone.
+            await asyncio.gather(renewing, return_exceptions=True)
+            raise
         except LedgerUnavailable as trouble:
             log.warning("ledger_away", extra={"duty": "renew", "reason": str(trouble)})
             # Sooner than usual: a lease must not run out because the ledger was away for a moment.
             await asyncio.sleep(min(1.0, pause_s))
             continue
         await asyncio.sleep(pause_s)
+
+
+async def _renew(tools: WorkTools) -> None:
+    await tools.ledger.write(
+        leases.take,
+        f"{leases.PROCESS}{tools.process}",
+        tools.process,
+        lease_s=tools.rules.file_lease_s,
+        detail=tools.presence,
+    )
+    if tools.claims:
+        await tools.ledger.write(files.renew, owners=sorted(tools.claims), lease_s=tools.rules.file_lease_s)
 
 
 async def leave(tools: WorkTools) -> None:

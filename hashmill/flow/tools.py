@@ -1,19 +1,24 @@
 """What a step may use. `assemble` opens it; a test opens what it needs."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hashmill.domain.job import SizeClass
-from hashmill.hashing.engine import HashEngine
-from hashmill.labdrive.client import LabdriveClient
-from hashmill.ledger.engine import Ledger
-from hashmill.ledger.seal import Sealer
-from hashmill.queue import Queue
-from hashmill.storage.client import Storage
-from hashmill.storage.config import StorageConfig
+
+if TYPE_CHECKING:
+    # Only named here: whoever looks at the ledger need not load an S3 client and Celery for it.
+    from hashmill.hashing.engine import HashEngine
+    from hashmill.labdrive.client import LabdriveClient
+    from hashmill.ledger.engine import Ledger
+    from hashmill.ledger.seal import Sealer
+    from hashmill.queue import Queue
+    from hashmill.storage.client import Storage
+    from hashmill.storage.config import StorageConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from hashmill.domain.errors import LedgerUnavailable
+from hashmill.domain.errors import ConfigFault, LedgerUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def _now_ms_sqlite(element: now_ms, compiler: Any, **kw: Any) -> str:
 
 def open_engine(url: str, *, threads: int = 1, timeout_s: float = 10.0) -> sa.Engine:
     """Return an engine whose connections wait at most `timeout_s` for a connect, a lock or a statement."""
-    parsed = sa.make_url(url)
+    parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         engine = sa.create_engine(
             parsed, poolclass=sa.QueuePool, pool_size=threads, max_overflow=0, hide_parameters=True
@@ -88,11 +88,24 @@ def open_engine(url: str, *, threads: int = 1, timeout_s: float = 10.0) -> sa.En
     )
 
 
+def _parsed(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        # The text is not shown: it may hold a password.
+        raise ConfigFault(
+            "ledger.url is no address of a ledger: write postgresql+psycopg://user:password@host/name, or sqlite:///path"
+        )
+    return parsed
+
+
 class Ledger:
     """An open ledger. One per process; `close()` when the process ends."""
 
     def __init__(self, url: str, *, threads: int = 4, timeout_s: float = 10.0) -> None:
-        sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+        sqlite = _parsed(url).get_backend_name() == "sqlite"
         # SQLite has one writer in all the world; a second thread lets a page be read beside it.
         self._threads = 2 if sqlite else threads
         self.engine = open_engine(url, threads=self._threads, timeout_s=timeout_s)
@@ -125,12 +138,19 @@ class Ledger:
     def read_now(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """`read` for callers without a loop."""
         try:
-            with self.engine.connect().execution_options(reads=True) as connection, connection.begin():
+            with self._snapshot() as connection, connection.begin():
                 return work(connection, *args, **kwargs)
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise LedgerUnavailable(_reason(error)) from error
         except DBAPIError as error:
             raise (_translated(error) or error) from error
+
+    def _snapshot(self) -> sa.Connection:
+        """Return a connection whose transaction sees one state of the ledger, however long it reads."""
+        connection = self.engine.connect().execution_options(reads=True)
+        if connection.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        return connection
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
