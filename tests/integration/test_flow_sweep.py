@@ -1,0 +1,104 @@
+"""What went quiet is taken back, what kills is retired, what nobody needs is wiped."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from hashmill.domain.job import FileState, RunState
+from hashmill.flow.hash_files import hash_files
+from hashmill.flow.sweep import sweep
+from hashmill.ledger import entries, files, leases, seal
+from hashmill.ledger.engine import Ledger
+from tests.helpers.fakes import RULES, Stage, delivered, dispatched, listed, run_now, staged
+from tests.helpers.ledger import claim, done, fresh_ledger, lapse
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    with fresh_ledger(ledger_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def stage(ledger: Ledger) -> Iterator[Stage]:
+    with staged(ledger) as opened:
+        yield opened
+
+
+async def test_a_file_whose_worker_died_is_handed_out_again_and_ends_right(stage: Stage) -> None:
+    run = await listed(stage, 2)
+    (ticket,) = await dispatched(stage)
+    claim(stage.tools.ledger, ticket, owner="dead")
+    assert (await sweep(stage.tools))["leases_taken_back"] == 0
+    lapse(stage.tools.ledger, run)
+
+    swept = await sweep(stage.tools)
+    (again,) = await dispatched(stage)
+    await hash_files(stage.tools, again)
+    await delivered(stage)
+
+    assert swept["leases_taken_back"] == 2
+    assert (await run_now(stage, run)).state is RunState.COMPLETED
+    rows = stage.tools.ledger.read_now(files.of_run, run.run_id)
+    assert [(row.state, row.attempts) for row in rows] == [("done", 1), ("done", 1)]
+
+
+async def test_a_file_that_takes_its_worker_down_again_and_again_is_poison_and_the_others_end(stage: Stage) -> None:
+    run = await listed(stage, 3)
+
+    for _ in range(RULES.lost_leases_max):
+        (ticket,) = await dispatched(stage)
+        claimed = claim(stage.tools.ledger, ticket, owner="victim")
+        others = [file for file in claimed if file.file_no != 2]
+        if others:
+            stage.tools.ledger.write_now(files.settle, run.run_id, [done(file) for file in others])
+        lapse(stage.tools.ledger, run)
+        swept = await sweep(stage.tools)
+
+    assert swept["poison"] == 1
+    rows = stage.tools.ledger.read_now(files.of_run, run.run_id)
+    assert [row.state for row in rows] == ["done", "dead", "done"]
+    assert "lost its lease 3 times, the last one held by victim" in (rows[1].error_detail or "")
+    await delivered(stage)
+    after = await run_now(stage, run)
+    assert (after.state, after.error_class, after.files_failed) == (RunState.FAILED, "poison", 1)
+    kinds = [entry.kind for entry in stage.tools.ledger.read_now(entries.of_run, run.run_id)]
+    assert kinds.count("file_failed") == 1
+
+
+async def test_more_lapsed_files_than_one_round_takes_are_taken_in_the_next(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await listed(stage, 12)
+    (ticket,) = await dispatched(stage)
+    claim(stage.tools.ledger, ticket)
+    lapse(stage.tools.ledger, run)
+    monkeypatch.setattr(files.lapsed, "__kwdefaults__", {"limit": 5})
+
+    taken = [(await sweep(stage.tools))["leases_taken_back"] for _ in range(4)]
+
+    assert taken == [5, 5, 2, 0]
+
+
+async def test_tickets_that_were_lost_are_issued_anew(ledger: Ledger) -> None:
+    with staged(ledger, rules=replace(RULES, reissue_after_s=-1)) as stage:
+        run = await listed(stage, 5)
+        await dispatched(stage)
+
+        assert (await sweep(stage.tools))["tickets_reissued"] == 5
+        assert stage.tools.ledger.read_now(files.count_by_state, run.run_id) == {FileState.READY: 5}
+
+
+async def test_keys_past_their_time_and_processes_long_gone_are_removed(stage: Stage) -> None:
+    run = await listed(stage, 1)
+    ledger = stage.tools.ledger
+    ledger.write_now(seal.keep_for, run.run_id, days=-1)
+    ledger.write_now(leases.take, "process:gone", "gone", lease_s=-4000)
+    ledger.write_now(leases.take, "process:quiet", "quiet", lease_s=-10)
+    ledger.write_now(leases.take, "leader", "gone", lease_s=-4000)
+
+    swept = await sweep(stage.tools)
+
+    assert swept["keys_wiped"] == 1
+    assert [lease.name for lease in ledger.read_now(leases.listed)] == ["leader", "process:quiet"]
