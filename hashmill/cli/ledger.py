@@ -9,7 +9,6 @@ from hashmill.cli.exits import ExitCode
 from hashmill.cli.opened import opened_ledger, sqlite_file
 from hashmill.domain.text import one_line
 
-
 app = typer.Typer(no_args_is_help=True, help="Take care of the ledger: bring it to this version, verify it.")
 
 
@@ -40,7 +39,6 @@ def current(as_json: AsJson = False) -> None:
     """Say which shape the ledger has and which this version needs; exit 1 when they differ."""
     from hashmill import assemble
     from hashmill.ledger import migrate
-    from hashmill.ledger import entries
     from hashmill.settings import read_settings
 
     with opened_ledger(read_settings(), at_head=False) as ledger:
