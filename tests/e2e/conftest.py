@@ -10,10 +10,9 @@ from hashmill.parts.postgres import Databases
 from hashmill.parts.redis import Redis
 from hashmill.parts.s3 import S3Server
 from hashmill.parts.service import LocalService, local_service
-from tests.helpers.road import QUICK, set_faults
+from tests.helpers.road import CONTAINERS, QUICK, set_faults
 from tests.helpers.servers import work_folder
 
-CONTAINERS = 90
 _numbers = itertools.count(1)
 
 

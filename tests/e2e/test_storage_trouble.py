@@ -15,6 +15,7 @@ from hashmill.parts.redis import Redis
 from hashmill.parts.s3 import S3Server
 from hashmill.parts.service import LocalService, local_service
 from tests.helpers.road import (
+    CONTAINERS,
     QUICK,
     assert_whole,
     classes_by_path,
@@ -31,7 +32,6 @@ from tests.helpers.servers import work_folder
 from tests.helpers.tcp_gate import Snag, TcpGate
 from tests.helpers.wait import wait_until
 
-CONTAINERS = 10
 MIB = 1 << 20
 
 

@@ -14,6 +14,8 @@ from hashmill.ledger.tables import outbox
 from hashmill.parts.service import LocalService
 from tests.helpers.wait import wait_until
 
+CONTAINERS = 120
+"""As many containers as all end-to-end tests together take, in every service of theirs."""
 QUICK = {
     "HASHMILL_LEASES__FILE_S": "3",
     "HASHMILL_LEASES__LEADER_S": "2",
