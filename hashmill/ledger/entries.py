@@ -5,23 +5,54 @@ Each carries its RFC 6962 leaf hash. One sequencer numbers them without gaps; th
 """
 
 import hashlib
+import itertools
 import json
+import secrets
+import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import rfc8785
 import sqlalchemy as sa
 import uuid6
 
+from hashmill.domain.job import FileState
 from hashmill.ledger.engine import now_ms
-from hashmill.ledger.tables import entries, positions, runs, unnumbered
+from hashmill.ledger.tables import entries, files, positions, runs, unnumbered
 
 
 def new_id() -> str:
     """Return a fresh UUIDv7 (RFC 9562): it sorts by the time it was made."""
     return str(uuid6.uuid7())
+
+
+class _EntryIds:
+    """Makes the ids of entries: UUIDv7 by the database's clock, so that a process whose clock is wrong keeps the order.
+
+    Those of one process rise strictly: 4096 to the millisecond, and what is more runs ahead of the clock.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def make(self, at_ms: int, count: int) -> list[str]:
+        with self._lock:
+            first = max(at_ms << 12, self._last + 1)
+            self._last = first + count - 1
+        return [str(_uuid7(tick >> 12, tick & 0xFFF)) for tick in range(first, first + count)]
+
+
+def _uuid7(at_ms: int, step: int) -> UUID:
+    # RFC 9562, 5.7: 48 bits of milliseconds, the version, 12 bits to order by, the variant, 62 random bits.
+    return UUID(int=at_ms << 80 | 0x7 << 76 | step << 64 | 0b10 << 62 | secrets.randbits(62))
+
+
+_entry_ids = _EntryIds()
 
 
 def leaf_hash(body: bytes) -> bytes:
@@ -52,8 +83,7 @@ def append(
         return
     at_ms = clock_ms(connection)
     rows = []
-    for kind, body in bodies:
-        entry_id = new_id()
+    for entry_id, (kind, body) in zip(_entry_ids.make(at_ms, len(bodies)), bodies, strict=True):
         stored = rfc8785.dumps(
             {
                 **body,
@@ -129,20 +159,28 @@ def of_run(connection: sa.Connection, run_id: str, *, after: str = "", limit: in
 
 def in_order(connection: sa.Connection, *, page: int = 1000) -> Iterator[StoredEntry]:
     """Yield every numbered entry by its number, a page in memory at a time."""
-    after = -1
+    numbered = sa.select(entries, positions.c.leaf_index).join(positions, positions.c.entry_id == entries.c.entry_id)
+    return _paged(connection, numbered, positions.c.leaf_index, -1, page=page)
+
+
+def waiting(connection: sa.Connection, *, page: int = 1000) -> Iterator[StoredEntry]:
+    """Yield every entry that waits for its number, by id, a page in memory at a time."""
+    unplaced = sa.select(entries, sa.null().label("leaf_index")).join(
+        unnumbered, unnumbered.c.entry_id == entries.c.entry_id
+    )
+    return _paged(connection, unplaced, entries.c.entry_id, "", page=page)
+
+
+def _paged(
+    connection: sa.Connection, statement: sa.Select[Any], key: sa.Column[Any], after: int | str, *, page: int
+) -> Iterator[StoredEntry]:
     while True:
-        rows = connection.execute(
-            sa.select(entries, positions.c.leaf_index)
-            .join(positions, positions.c.entry_id == entries.c.entry_id)
-            .where(positions.c.leaf_index > after)
-            .order_by(positions.c.leaf_index)
-            .limit(page)
-        ).all()
+        rows = connection.execute(statement.where(key > after).order_by(key).limit(page)).all()
         for row in rows:
             yield _stored(row)
         if len(rows) < page:
             return
-        after = rows[-1].leaf_index
+        after = rows[-1]._mapping[key.name]
 
 
 def _stored(row: Any) -> StoredEntry:
@@ -168,46 +206,104 @@ class Verification:
 
 
 FAULTS_MAX = 100
+PAGE = 1000
 
 
 def verify(connection: sa.Connection) -> Verification:
-    """Walk the whole log and compare bytes with leaf hashes, bytes with canonical form, numbers with no gap,
-    and the results of the `files` table with the newest entry of each file.
+    """Walk the whole log and compare bytes with leaf hashes, bytes with canonical form, columns with bytes, numbers
+    with no gap, and the results in the `files` table with the entry of each.
 
-    Memory stays flat except for the faults, of which at most `FAULTS_MAX` are kept.
+    Memory stays flat except for the faults, of which at most `FAULTS_MAX` are kept. Called in a transaction that sees
+    one snapshot, so that what is written meanwhile is no fault.
     """
-    faults: list[str] = []
-    count = files_hashed = 0
-    for entry in in_order(connection):
+    walk = _Walk(connection)
+    count = 0
+    for entry in walk.along(in_order(connection, page=PAGE)):
         if entry.leaf_index != count:
-            faults.append(f"number {count} is missing: the next entry is {entry.leaf_index}")
+            walk.faults.append(f"number {count} is missing: the next entry is {entry.leaf_index}")
             count = entry.leaf_index or 0
         count += 1
+    waits = sum(1 for _ in walk.along(waiting(connection, page=PAGE)))
+    if not walk.broken_off:
+        stored = _count(connection, sa.select(sa.func.count()).select_from(entries))
+        if stored != count + waits:
+            walk.faults.append(f"{stored} entries are stored, but {count} are numbered and {waits} wait for a number")
+        done = _count(connection, sa.select(sa.func.count()).where(files.c.state == FileState.DONE))
+        if done > walk.results:
+            walk.faults.append(f"{done - walk.results} files are done without an entry that says so")
+        started = sa.exists().where(entries.c.run_id == runs.c.run_id, entries.c.kind == "run_accepted")
+        if silent := _count(connection, sa.select(sa.func.count()).select_from(runs).where(~started)):
+            walk.faults.append(f"{silent} runs have no run_accepted entry")
+    return Verification(
+        entries=count, waiting=waits, files_hashed=walk.files_hashed, faults=tuple(walk.faults[:FAULTS_MAX])
+    )
+
+
+def _count(connection: sa.Connection, statement: sa.Select[Any]) -> int:
+    return int(connection.execute(statement).scalar_one())
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What a walk over the log has seen; `results` counts the files whose present result an entry tells."""
+
+    connection: sa.Connection
+    faults: list[str] = field(default_factory=list)
+    files_hashed: int = 0
+    results: int = 0
+
+    @property
+    def broken_off(self) -> bool:
+        return len(self.faults) >= FAULTS_MAX
+
+    def along(self, log: Iterator[StoredEntry]) -> Iterator[StoredEntry]:
+        """Yield what `log` yields, each entry looked at, until there are too many faults."""
+        while not self.broken_off and (page := list(itertools.islice(log, PAGE))):
+            hashed: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
+            for entry in page:
+                yield entry
+                body = self._body(entry)
+                if body is not None and entry.kind == "file_hashed":
+                    self.files_hashed += 1
+                    hashed[entry.run_id][body.get("file_no", 0)] = body
+            for run_id, told in hashed.items():
+                self._compare(run_id, told)
+
+    def _body(self, entry: StoredEntry) -> dict[str, Any] | None:
+        """Return what the entry says, or None when that cannot be trusted."""
+        name = f"entry {entry.entry_id if entry.leaf_index is None else entry.leaf_index}"
         if leaf_hash(entry.body) != entry.leaf_hash:
-            faults.append(f"entry {entry.leaf_index}: the stored bytes do not have the stored leaf hash")
-            continue
+            self.faults.append(f"{name}: the stored bytes do not have the stored leaf hash")
+            return None
         try:
             body = json.loads(entry.body)
             canonical = rfc8785.dumps(body) == entry.body
-        except ValueError:
-            faults.append(f"entry {entry.leaf_index}: the stored bytes are no JSON")
-            continue
+        except (ValueError, RecursionError):
+            body, canonical = None, False
+        if not isinstance(body, dict):
+            self.faults.append(f"{name}: the stored bytes are no JSON object")
+            return None
         if not canonical:
-            faults.append(f"entry {entry.leaf_index}: the stored bytes are not canonical JSON")
-        if (body.get("entry_id"), body.get("run_id"), body.get("kind")) != (entry.entry_id, entry.run_id, entry.kind):
-            faults.append(f"entry {entry.leaf_index}: its columns say something else than its bytes")
-        files_hashed += entry.kind == "file_hashed"
-        if len(faults) >= FAULTS_MAX:
-            break
-    waiting = connection.execute(sa.select(sa.func.count()).select_from(unnumbered)).scalar_one()
-    stored = connection.execute(sa.select(sa.func.count()).select_from(entries)).scalar_one()
-    if stored != count + waiting and len(faults) < FAULTS_MAX:
-        faults.append(f"{stored} entries are stored, but {count} are numbered and {waiting} wait for a number")
-    runs_without = connection.execute(
-        sa.select(sa.func.count())
-        .select_from(runs)
-        .where(~sa.exists().where(entries.c.run_id == runs.c.run_id, entries.c.kind == "run_accepted"))
-    ).scalar_one()
-    if runs_without:
-        faults.append(f"{runs_without} runs have no run_accepted entry")
-    return Verification(entries=count, waiting=waiting, files_hashed=files_hashed, faults=tuple(faults))
+            self.faults.append(f"{name}: the stored bytes are not canonical JSON")
+        columns = (entry.entry_id, entry.run_id, entry.kind, moment(entry.recorded_at_ms))
+        if columns != tuple(body.get(told) for told in ("entry_id", "run_id", "kind", "recorded_at")):
+            self.faults.append(f"{name}: its columns say something else than its bytes")
+            return None
+        return body
+
+    def _compare(self, run_id: str, told: Mapping[int, Mapping[str, Any]]) -> None:
+        """Compare what entries tell of files with the table, where it still holds the result of that generation."""
+        rows = self.connection.execute(
+            sa.select(files.c.file_no, files.c.generation, files.c.digests).where(
+                files.c.run_id == run_id, files.c.file_no.in_(list(told)), files.c.state == FileState.DONE
+            )
+        )
+        for row in rows:
+            body = told[row.file_no]
+            if row.generation != body.get("generation", 0):
+                continue
+            self.results += 1
+            if json.loads(row.digests or "{}") != body.get("digests"):
+                self.faults.append(
+                    f"file {row.file_no} of run {run_id}: the files table has other digests than its entry"
+                )
