@@ -4,9 +4,10 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from hashmill.domain.errors import ApiAuth, ApiRejected, HashmillError, RunFault, Transient
+from hashmill.domain.errors import ApiAuth, ApiRejected, HashmillError, LedgerUnavailable, RunFault, Transient
 from hashmill.domain.job import JobStatus
 from hashmill.domain.pause import jittered
 from hashmill.domain.remote import RemoteFile, RemoteKind
@@ -42,13 +43,18 @@ async def expand(tools: WorkTools, run_id: str) -> None:
         return
     log.info("run_expanding", extra={"run_id": run_id, "cursor": dict(expansion.cursor)})
     listing = asyncio.create_task(_pages(tools, expansion))
+    keeping = asyncio.create_task(_keep(tools, expansion))
     try:
-        await asyncio.wait([listing])
+        await asyncio.wait([listing, keeping], return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
-        listing.cancel()
-        await asyncio.gather(listing, return_exceptions=True)
+        await _stopped(listing, keeping)
         await tools.ledger.write(runs.release_expansion, expansion)
         raise
+    lost = not listing.done()
+    await _stopped(listing, keeping)
+    if lost:
+        log.warning("expansion_lost", extra={"run_id": run_id})
+        return
     match listing.exception():
         case None:
             return
@@ -59,6 +65,22 @@ async def expand(tools: WorkTools, run_id: str) -> None:
         case bug:
             log.error("expand_bug", extra={"run_id": run_id}, exc_info=bug)
             await _postpone(tools, expansion, HashmillError(f"{type(bug).__name__}: {bug}"))
+
+
+async def _keep(tools: WorkTools, expansion: Expansion) -> None:
+    """Renew the lease while a page is being looked up, however long the API takes; return when it is lost."""
+    lease_s = tools.rules.file_lease_s
+    while True:
+        await asyncio.sleep(lease_s / 3)
+        with suppress(LedgerUnavailable):
+            if not await tools.ledger.write(runs.renew_expansion, expansion, lease_s=lease_s):
+                return
+
+
+async def _stopped(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _pages(tools: WorkTools, expansion: Expansion) -> None:
@@ -73,7 +95,11 @@ async def _pages(tools: WorkTools, expansion: Expansion) -> None:
     ids, paths = list(run.event["file_ids"]), list(run.event["file_paths"])
 
     async def by_id(file_id: str) -> RemoteFile:
-        return await tools.labdrive.get_file(access, file_id)
+        file = await tools.labdrive.get_file(access, file_id)
+        if file.container_id != run.container_id:
+            # Its path may be another file's here, and that file's digests would be stored as its own.
+            raise ApiRejected(f"it is in container {file.container_id}, and the job is about {run.container_id}")
+        return file
 
     async def by_path(path: str) -> RemoteFile:
         return await tools.labdrive.get_file_by_path(access, run.container_id, path)
@@ -106,7 +132,7 @@ async def _pages(tools: WorkTools, expansion: Expansion) -> None:
 def _wanted(file: RemoteFile, folders: Sequence[str], *, whole: bool) -> bool:
     if file.kind is not RemoteKind.FILE or file.deleted:
         return False
-    return whole or any(file.path.startswith(f"{folder}/") for folder in folders)
+    return whole or any(not folder or file.path.startswith(f"{folder}/") for folder in folders)
 
 
 async def _look_up(
@@ -138,7 +164,7 @@ async def _look_up(
         if isinstance(answer, ApiRejected | ApiAuth):
             failures.append(_failure(tools, name, answer, by_path=by_path))
         elif answer.kind is RemoteKind.FOLDER:
-            folders.append(answer.path)
+            folders.append(answer.path.rstrip("/"))
         else:
             found.append(_new(tools, answer))
     return found, failures, folders

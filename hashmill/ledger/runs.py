@@ -228,6 +228,20 @@ def claim_expansion(
     return Expansion(run=run, fence=fence, cursor=json.loads(cursor) if cursor else {}, attempts=attempts)
 
 
+def renew_expansion(connection: sa.Connection, expansion: Expansion, *, lease_s: float) -> bool:
+    """Keep the expansion for `lease_s` more; False when it is not ours any more."""
+    held = connection.execute(
+        sa.update(runs)
+        .where(
+            runs.c.run_id == expansion.run.run_id,
+            runs.c.expand_fence == expansion.fence,
+            runs.c.state == RunState.EXPANDING,
+        )
+        .values(expand_until_ms=now_ms() + int(lease_s * 1000))
+    ).rowcount
+    return bool(held)
+
+
 def know_storage(connection: sa.Connection, expansion: Expansion, storage_id: str) -> None:
     """Write down in which LABDRIVE storage the run's container lives: it decides where its objects are read."""
     connection.execute(
