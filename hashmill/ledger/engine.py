@@ -7,12 +7,14 @@ tests use the same functions without an async twin.
 """
 
 import asyncio
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -21,6 +23,9 @@ from hashmill.domain.errors import ConfigFault, LedgerUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_OURS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+"""What a driver raises over a statement, not over the database."""
 
 
 class now_ms(FunctionElement[int]):  # noqa: N801 - it reads as the SQL function it is
@@ -46,7 +51,12 @@ def open_engine(url: str, *, threads: int = 1, timeout_s: float = 10.0) -> sa.En
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         engine = sa.create_engine(
-            parsed, poolclass=sa.QueuePool, pool_size=threads, max_overflow=0, hide_parameters=True
+            parsed,
+            poolclass=sa.QueuePool,
+            pool_size=threads,
+            max_overflow=0,
+            pool_timeout=timeout_s,
+            hide_parameters=True,
         )
 
         @sa.event.listens_for(engine, "connect")
@@ -127,23 +137,13 @@ class Ledger:
 
     def write_now(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """`write` for callers without a loop: the CLI, migrations, tests."""
-        try:
-            with self.engine.begin() as connection:
-                return work(connection, *args, **kwargs)
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
-            raise LedgerUnavailable(_reason(error)) from error
-        except DBAPIError as error:
-            raise (_translated(error) or error) from error
+        with translated(), self.engine.begin() as connection:
+            return work(connection, *args, **kwargs)
 
     def read_now(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """`read` for callers without a loop."""
-        try:
-            with self._snapshot() as connection, connection.begin():
-                return work(connection, *args, **kwargs)
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
-            raise LedgerUnavailable(_reason(error)) from error
-        except DBAPIError as error:
-            raise (_translated(error) or error) from error
+        with translated(), self._snapshot() as connection, connection.begin():
+            return work(connection, *args, **kwargs)
 
     def _snapshot(self) -> sa.Connection:
         """Return a connection whose transaction sees one state of the ledger, however long it reads."""
@@ -157,13 +157,25 @@ class Ledger:
         self.engine.dispose()
 
 
-def _translated(error: DBAPIError) -> LedgerUnavailable | None:
-    """Return what a driver's other errors mean: a lost connection, or tables that are not there; else None."""
-    if error.connection_invalidated:
-        return LedgerUnavailable(_reason(error))
-    if isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) == "42P01":
-        return LedgerUnavailable("the ledger has no tables yet: run `hashmill ledger upgrade`")
-    return None
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise `LedgerUnavailable` for a database that is away, refuses to work or has no tables; bugs of ours go through.
+
+    known: SQLite calls every bug SQLITE_ERROR and an outage by a name of its own (SQLITE_BUSY, FULL, READONLY, NOTADB);
+    a standby of PostgreSQL refuses to write with an InternalError.
+    """
+    try:
+        yield
+    except PoolTimeout as error:
+        raise LedgerUnavailable(_reason(error)) from error
+    except DBAPIError as error:
+        state, code = (getattr(error.orig, name, None) for name in ("sqlstate", "sqlite_errorcode"))
+        if state == "42P01" or (code == sqlite3.SQLITE_ERROR and str(error.orig).startswith("no such table")):
+            raise LedgerUnavailable("the ledger has no tables yet: run `hashmill ledger upgrade`") from error
+        ours = isinstance(error, _OURS) or code == sqlite3.SQLITE_ERROR
+        if ours and not error.connection_invalidated:
+            raise
+        raise LedgerUnavailable(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

@@ -7,9 +7,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import OperationalError
 
-from hashmill.domain.errors import LedgerUnavailable
+from hashmill.ledger.engine import translated
 
 
 def alembic_config(migrations: Path, connection: sa.Connection | None = None) -> Config:
@@ -24,16 +23,18 @@ def upgrade(engine: sa.Engine, migrations: Path, revision: str = "head") -> tupl
     """Bring the ledger to `revision` in one transaction; return (revision before, revision after).
 
     On PostgreSQL an advisory lock lets two upgrades started together take turns; SQLite's writer lock does the same.
+    A migration takes the time it takes: the knob for how long a statement may wait is not for it.
     """
-    try:
-        with engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('hashmill ledger upgrade'))"))
-            before = at(connection)
-            command.upgrade(alembic_config(migrations, connection), revision)
-            return before, at(connection)
-    except OperationalError as error:
-        raise LedgerUnavailable(f"the ledger could not be upgraded: {error.orig}") from error
+    with translated(), engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+            connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('hashmill ledger upgrade'))"))
+            # Whoever waits for a table makes everybody behind it wait: that is given up as soon as elsewhere.
+            connection.execute(sa.text("SET LOCAL lock_timeout TO DEFAULT"))
+        before = at(connection)
+        command.upgrade(alembic_config(migrations, connection), revision)
+        return before, at(connection)
 
 
 def at(connection: sa.Connection) -> str | None:
