@@ -98,15 +98,26 @@ def queue(
 
 def unqueue(connection: sa.Connection, ticket: Ticket) -> None:
     """Take back a ticket that could not be published: its files are ready again."""
+    numbers = _lock_queued(connection, ticket)
     connection.execute(
         sa.update(files)
-        .where(
-            files.c.run_id == ticket.run_id,
-            sa.tuple_(files.c.file_no, files.c.epoch).in_(ticket.files),
-            files.c.state == FileState.QUEUED,
-        )
+        .where(files.c.run_id == ticket.run_id, files.c.file_no.in_(numbers))
         .values(state=FileState.READY)
     )
+
+
+def _lock_queued(connection: sa.Connection, ticket: Ticket) -> list[int]:
+    """Lock the files of a ticket that are still queued in its epoch, and return their numbers.
+
+    A row somebody else has locked is on its way to another state: it is passed over, so that nobody waits here.
+    """
+    epochs = dict(ticket.files)
+    rows = connection.execute(
+        sa.select(files.c.file_no, files.c.epoch)
+        .where(files.c.run_id == ticket.run_id, files.c.file_no.in_(epochs), files.c.state == FileState.QUEUED)
+        .with_for_update(skip_locked=True)
+    )
+    return [row.file_no for row in rows if row.epoch == epochs[row.file_no]]
 
 
 def reissue(connection: sa.Connection, *, older_than_s: float, limit: int = 5000) -> int:
@@ -122,6 +133,7 @@ def reissue(connection: sa.Connection, *, older_than_s: float, limit: int = 5000
             files.c.queued_at_ms < now_ms() - int(older_than_s * 1000),
         )
         .limit(limit)
+        .with_for_update(skip_locked=True)
     )
     return connection.execute(
         sa.update(files)
@@ -137,11 +149,7 @@ def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: flo
     """
     rows = connection.execute(
         sa.update(files)
-        .where(
-            files.c.run_id == ticket.run_id,
-            sa.tuple_(files.c.file_no, files.c.epoch).in_(ticket.files),
-            files.c.state == FileState.QUEUED,
-        )
+        .where(files.c.run_id == ticket.run_id, files.c.file_no.in_(_lock_queued(connection, ticket)))
         .values(
             state=FileState.RUNNING,
             fence=files.c.fence + 1,
@@ -163,14 +171,22 @@ def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: flo
 
 
 def renew(connection: sa.Connection, *, owners: Sequence[str], lease_s: float) -> int:
-    """Renew every lease that one of `owners` holds, in one statement; return how many."""
-    return connection.execute(
-        sa.update(files)
+    """Renew every lease that one of `owners` holds, in one statement; return how many.
+
+    A file whose result is just being written is passed over: waiting for it could be waiting for each other.
+    """
+    held = (
+        sa.select(files.c.run_id, files.c.file_no)
         .where(
             files.c.lease_owner.in_(owners),
             among(files.c.state, FileState.RUNNING),
             files.c.lease_until_ms >= now_ms(),
         )
+        .with_for_update(skip_locked=True)
+    )
+    return connection.execute(
+        sa.update(files)
+        .where(sa.tuple_(files.c.run_id, files.c.file_no).in_(held))
         .values(lease_until_ms=now_ms() + int(lease_s * 1000))
     ).rowcount
 
