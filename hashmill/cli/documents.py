@@ -13,7 +13,7 @@ from hashmill.ledger.runs import Run
 
 
 def run_document(run: Run) -> dict[str, Any]:
-    """Return one run; `event` is what was asked, without its keys."""
+    """Return one run, without the event: that may name a million files."""
     return {
         "run_id": run.run_id,
         "state": run.state.value,
@@ -40,7 +40,9 @@ def run_document(run: Run) -> dict[str, Any]:
         "finished_at": _moment(run.finished_at_ms),
         "idempotency_key": run.idempotency_key,
         "event_digest": run.event_digest,
-        "event": dict(run.event),
+        "api_url": run.api_url,
+        "user_id": run.user_id,
+        "algorithms": list(run.algorithms),
     }
 
 

@@ -9,4 +9,4 @@ async def access_of(tools: WorkTools, run: Run) -> ApiAccess:
     """Return how to call LABDRIVE for `run`, or raise `SecretExpired`."""
     keys = await tools.ledger.read(tools.sealer.open, run.run_id)
     key = keys.get("root") or keys["user"]
-    return ApiAccess(url=str(run.event["api_url"]), key=key)
+    return ApiAccess(url=run.api_url, key=key)

@@ -115,7 +115,7 @@ class Deliverer:
         run = await tools.ledger.read(runs.get, run_id)
         if run is None:
             return
-        api_url = self.apis[run_id] = str(run.event["api_url"])
+        api_url = self.apis[run_id] = run.api_url
         self.pauses.setdefault(api_url, Pause())
         if self._paused(run_id):
             return
@@ -170,7 +170,7 @@ class Deliverer:
             )
         if result.locked_out:
             await self._refuse_all(tools, run, ErrorClass.API_AUTH, result.locked_out)
-        pause = self.pauses[str(run.event["api_url"])]
+        pause = self.pauses[run.api_url]
         if result.away:
             pause.failures += 1
             pause.until_s = time.monotonic() + max(

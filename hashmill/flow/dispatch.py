@@ -13,7 +13,7 @@ from hashmill.domain.fair import DeficitRing, run_weight
 from hashmill.domain.job import SizeClass
 from hashmill.domain.work import Ticket
 from hashmill.flow.tools import Rules, WorkTools
-from hashmill.ledger import files, leases, runs
+from hashmill.ledger import expansions, files, leases
 from hashmill.ledger.files import OpenRun
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Dispatcher:
 
     async def _ring(self, tools: WorkTools) -> int:
         """Ring for runs that wait to be expanded, each at most once per `reissue_after_s`."""
-        due = await tools.ledger.read(runs.due_expansions)
+        due = await tools.ledger.read(expansions.due)
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         self.rung = {run_id: at_s for run_id, at_s in self.rung.items() if run_id in set(due)}

@@ -15,8 +15,8 @@ from hashmill.domain.work import NewFile, Report
 from hashmill.flow import words
 from hashmill.flow.access import access_of
 from hashmill.flow.tools import WorkTools
-from hashmill.ledger import runs
-from hashmill.ledger.runs import Expansion
+from hashmill.ledger import expansions, runs
+from hashmill.ledger.expansions import Expansion
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ async def expand(tools: WorkTools, run_id: str) -> None:
     if tools.draining.is_set():
         return
     expansion = await tools.ledger.write(
-        runs.claim_expansion,
+        expansions.claim,
         run_id,
         lease_s=tools.rules.file_lease_s,
         running=words.status(JobStatus.RUNNING),
@@ -48,7 +48,7 @@ async def expand(tools: WorkTools, run_id: str) -> None:
         await asyncio.wait([listing, keeping], return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         await _stopped(listing, keeping)
-        await tools.ledger.write(runs.release_expansion, expansion)
+        await tools.ledger.write(expansions.release, expansion)
         raise
     lost = not listing.done()
     await _stopped(listing, keeping)
@@ -73,7 +73,7 @@ async def _keep(tools: WorkTools, expansion: Expansion) -> None:
     while True:
         await asyncio.sleep(lease_s / 3)
         with suppress(LedgerUnavailable):
-            if not await tools.ledger.write(runs.renew_expansion, expansion, lease_s=lease_s):
+            if not await tools.ledger.write(expansions.renew, expansion, lease_s=lease_s):
                 return
 
 
@@ -90,9 +90,9 @@ async def _pages(tools: WorkTools, expansion: Expansion) -> None:
     if tools.rules.wants_storage and run.storage_id is None:
         container = await tools.labdrive.get_container(access, run.container_id)
         if container.storage_id is not None:
-            await tools.ledger.write(runs.know_storage, expansion, container.storage_id)
+            await tools.ledger.write(expansions.know_storage, expansion, container.storage_id)
     cursor: dict[str, Any] = {"phase": "ids", "at": 0, "folders": [], **expansion.cursor}
-    ids, paths = list(run.event["file_ids"]), list(run.event["file_paths"])
+    ids, paths = list(expansion.event["file_ids"]), list(expansion.event["file_paths"])
 
     async def by_id(file_id: str) -> RemoteFile:
         file = await tools.labdrive.get_file(access, file_id)
@@ -125,7 +125,7 @@ async def _pages(tools: WorkTools, expansion: Expansion) -> None:
             return
         if listing.next_cursor is None:
             break
-    await tools.ledger.write(runs.end_expansion, expansion, {})
+    await tools.ledger.write(expansions.end, expansion, {})
     log.info("run_expanded", extra={"run_id": run.run_id})
 
 
@@ -224,7 +224,7 @@ async def _write(
     for start in range(0, max(len(found), 1), step):
         last = start + step >= len(found)
         held = await tools.ledger.write(
-            runs.add_files,
+            expansions.add_files,
             expansion,
             found[start : start + step],
             # The cursor moves only with the last part, so that a page cut by a crash is written again as a whole.
@@ -252,7 +252,7 @@ async def _postpone(tools: WorkTools, expansion: Expansion, trouble: HashmillErr
         extra={"run_id": run.run_id, "error_class": trouble.error_class, "after_s": after_s, "reason": str(trouble)},
     )
     await tools.ledger.write(
-        runs.postpone_expansion, expansion, after_s=after_s, error_class=trouble.error_class, detail=str(trouble)
+        expansions.postpone, expansion, after_s=after_s, error_class=trouble.error_class, detail=str(trouble)
     )
 
 
@@ -262,7 +262,7 @@ async def _fail(tools: WorkTools, expansion: Expansion, fault: HashmillError) ->
         extra={"run_id": expansion.run.run_id, "error_class": fault.error_class, "reason": str(fault)},
     )
     await tools.ledger.write(
-        runs.fail_expansion,
+        expansions.fail,
         expansion,
         error_class=fault.error_class,
         detail=str(fault),

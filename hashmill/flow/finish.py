@@ -35,7 +35,7 @@ def _close(connection: sa.Connection, run: Run) -> bool:
     last_message = words.closing(
         files=run.files_total,
         size_bytes=run.bytes_done,
-        algorithms=list(run.event["algorithms"]),
+        algorithms=list(run.algorithms),
         failed_by_class=failed,
         undelivered_by_class=undelivered,
         error_class=run.error_class,

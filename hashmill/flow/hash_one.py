@@ -33,7 +33,7 @@ async def hash_one(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome
         place = tools.place_of(run.tenant_id, run.container_id, run.storage_id, file.file_id, file.path)
         head = await tools.storage.head(place.config, place.bucket, place.key)
         async with tools.storage.read(place.config, place.bucket, place.key, head) as blocks:
-            hashed = await tools.engine.digest(blocks, run.event["algorithms"])
+            hashed = await tools.engine.digest(blocks, run.algorithms)
         if hashed.size_bytes != head.size_bytes:
             raise ObjectTruncated(place.key, expected_bytes=head.size_bytes, received_bytes=hashed.size_bytes)
     except HashmillError as error:

@@ -186,9 +186,9 @@ def _detail(run: Run, now_ms: int, moving: Moving, groups: Sequence[FailureGroup
     return RunDetailAnswer(
         **dict(shown),
         storage_id=run.storage_id,
-        api_url=str(run.event["api_url"]),
-        user_id=str(run.event["user_id"]),
-        algorithms=list(run.event["algorithms"]),
+        api_url=run.api_url,
+        user_id=run.user_id,
+        algorithms=list(run.algorithms),
         files={
             "ready": max(0, run.files_open - moving.queued - moving.running),
             "queued": moving.queued,

@@ -19,7 +19,7 @@ from hashmill.flow.tools import DoorTools, Rules
 from hashmill.home import app_home
 from hashmill.intake.config import IntakeConfig
 from hashmill.intake.server import serve
-from hashmill.ledger import files, runs
+from hashmill.ledger import expansions, files
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.migrate import upgrade
 from hashmill.ledger.seal import Sealer, new_key
@@ -98,10 +98,10 @@ class OpenDoor:
 
         def work(connection: Any) -> None:
             running = words.status(JobStatus.RUNNING)
-            claimed = runs.claim_expansion(connection, run_id, lease_s=30, running=running, entry={})
+            claimed = expansions.claim(connection, run_id, lease_s=30, running=running, entry={})
             assert claimed is not None
-            assert runs.add_files(connection, claimed, found, cursor={}, lease_s=30)
-            assert runs.end_expansion(connection, claimed, {})
+            assert expansions.add_files(connection, claimed, found, cursor={}, lease_s=30)
+            assert expansions.end(connection, claimed, {})
 
         await self.tools.ledger.write(work)
 

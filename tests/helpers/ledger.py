@@ -10,7 +10,7 @@ from hashmill.domain.job import FileState, JobStatus, SizeClass
 from hashmill.domain.work import FileOutcome, NewFile, Report, Ticket
 from hashmill.flow import words
 from hashmill.home import app_home
-from hashmill.ledger import files, migrate, runs
+from hashmill.ledger import expansions, files, migrate, runs
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
 
@@ -37,6 +37,7 @@ def accept_run(
         "file_ids": [],
         "file_paths": [],
         "algorithms": ["md5", "sha1", "sha256"],
+        "user_id": "2",
         **event,
     }
     run, made = ledger.write_now(
@@ -75,16 +76,16 @@ def expanded_run(ledger: Ledger, count: int, *, size_class: SizeClass = SizeClas
     accepted = accept_run(ledger, **run)
     expansion = claim_expansion(ledger, accepted.run_id)
     assert ledger.write_now(
-        runs.add_files, expansion, new_files(count, size_class=size_class), cursor={"phase": "list"}, lease_s=30
+        expansions.add_files, expansion, new_files(count, size_class=size_class), cursor={"phase": "list"}, lease_s=30
     )
-    assert ledger.write_now(runs.end_expansion, expansion, {})
+    assert ledger.write_now(expansions.end, expansion, {})
     return get_run(ledger, accepted.run_id)
 
 
-def claim_expansion(ledger: Ledger, run_id: str, *, lease_s: float = 30) -> runs.Expansion:
+def claim_expansion(ledger: Ledger, run_id: str, *, lease_s: float = 30) -> expansions.Expansion:
     """Claim the expansion of a run that waits for it."""
     expansion = ledger.write_now(
-        runs.claim_expansion, run_id, lease_s=lease_s, running=words.status(JobStatus.RUNNING), entry={}
+        expansions.claim, run_id, lease_s=lease_s, running=words.status(JobStatus.RUNNING), entry={}
     )
     assert expansion is not None
     return expansion

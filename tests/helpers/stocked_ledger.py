@@ -7,7 +7,7 @@ from hashmill.domain.job import FileState, JobStatus, RunState, SizeClass
 from hashmill.domain.secret import Secret
 from hashmill.domain.work import FileOutcome, NewFile
 from hashmill.flow import words
-from hashmill.ledger import entries, files, outbox, runs
+from hashmill.ledger import entries, expansions, files, outbox, runs
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
 from hashmill.ledger.seal import Sealer
@@ -32,8 +32,8 @@ def open_run(ledger: Ledger, paths: Sequence[str], *, job_id: str = "4711", size
         )
         for number, path in enumerate(paths, 101)
     ]
-    ledger.write_now(runs.add_files, expansion, found, cursor={}, lease_s=30)
-    ledger.write_now(runs.end_expansion, expansion, {})
+    ledger.write_now(expansions.add_files, expansion, found, cursor={}, lease_s=30)
+    ledger.write_now(expansions.end, expansion, {})
     return get_run(ledger, run.run_id)
 
 

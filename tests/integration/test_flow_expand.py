@@ -14,7 +14,7 @@ from hashmill.domain.job import FileState, RunState
 from hashmill.domain.remote import RemoteKind
 from hashmill.flow.dispatch import Dispatcher
 from hashmill.flow.expand import expand
-from hashmill.ledger import entries, files, runs
+from hashmill.ledger import entries, expansions, files, runs
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
 from tests.helpers.fakes import RULES, Call, Stage, accepted, delivered, remote, run_now, staged
@@ -176,7 +176,7 @@ async def test_a_pause_the_api_asks_for_is_kept(stage: Stage) -> None:
     await expand(stage.tools, run.run_id)
 
     assert (await run_now(stage, run)).state is RunState.EXPANDING
-    assert stage.tools.ledger.read_now(runs.due_expansions) == []
+    assert stage.tools.ledger.read_now(expansions.due) == []
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ async def test_a_cancelled_listing_is_given_back_at_once_with_nothing_left_runni
     with suppress(asyncio.CancelledError):
         await work
 
-    assert stage.tools.ledger.read_now(runs.due_expansions) == [run.run_id]
+    assert stage.tools.ledger.read_now(expansions.due) == [run.run_id]
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

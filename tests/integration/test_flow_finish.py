@@ -14,7 +14,7 @@ from hashmill.flow.access import access_of
 from hashmill.flow.expand import expand
 from hashmill.flow.finish import finish
 from hashmill.flow.hash_files import hash_files
-from hashmill.ledger import entries, outbox, runs, seal
+from hashmill.ledger import entries, expansions, outbox, seal
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
 from tests.helpers.fakes import CANARY, RULES, Stage, accepted, delivered, dispatched, listed, run_now, staged
@@ -155,11 +155,11 @@ async def test_many_runs_end_side_by_side(stage: Stage) -> None:
 async def test_a_listing_that_failed_ends_the_job_failed_with_the_reason(stage: Stage) -> None:
     run = await accepted(stage)
     expansion = stage.tools.ledger.write_now(
-        runs.claim_expansion, run.run_id, lease_s=30, running=words.status(JobStatus.RUNNING), entry={}
+        expansions.claim, run.run_id, lease_s=30, running=words.status(JobStatus.RUNNING), entry={}
     )
     assert expansion is not None
     stage.tools.ledger.write_now(
-        runs.fail_expansion, expansion, error_class=ErrorClass.API_REJECTED, detail="no such container", entry={}
+        expansions.fail, expansion, error_class=ErrorClass.API_REJECTED, detail="no such container", entry={}
     )
 
     await delivered(stage)

@@ -10,7 +10,7 @@ from hashmill.domain.job import FileState, JobStatus, RunState, SizeClass
 from hashmill.domain.work import FileOutcome, NewFile, Ticket
 from hashmill.flow import words
 from hashmill.home import app_home
-from hashmill.ledger import files, leases, overview, runs
+from hashmill.ledger import expansions, files, leases, overview, runs
 from hashmill.ledger.engine import Ledger, now_ms
 from hashmill.ledger.migrate import upgrade
 from hashmill.ledger.tables import files as files_table
@@ -33,18 +33,16 @@ def expanded_run(connection: sa.Connection, *, key: str = "k", count: int = 4, f
         tenant_id="default",
         idempotency_key=key,
         event_digest="d",
-        event={},
+        event={"api_url": "http://127.0.0.1:1", "user_id": "", "algorithms": ["md5"]},
         job_id="1",
         container_id="1",
         priority=5,
         entry={},
     )
-    claimed = runs.claim_expansion(
-        connection, run.run_id, lease_s=30, running=words.status(JobStatus.RUNNING), entry={}
-    )
+    claimed = expansions.claim(connection, run.run_id, lease_s=30, running=words.status(JobStatus.RUNNING), entry={})
     assert claimed is not None
     bad = [_file(100_000 + number, ErrorClass.S3_FORBIDDEN) for number in range(failed)]
-    runs.add_files(
+    expansions.add_files(
         connection,
         claimed,
         [_file(number) for number in range(count)],
@@ -52,7 +50,7 @@ def expanded_run(connection: sa.Connection, *, key: str = "k", count: int = 4, f
         lease_s=30,
         failures=[(file, {}, []) for file in bad],
     )
-    runs.end_expansion(connection, claimed, {})
+    expansions.end(connection, claimed, {})
     return run.run_id
 
 

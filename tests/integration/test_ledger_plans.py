@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import SizeClass
-from hashmill.ledger import entries, files, outbox, runs
+from hashmill.ledger import entries, expansions, files, outbox, runs
 from hashmill.ledger.engine import Ledger
 from tests.helpers.ledger import claim, expanded_run, fresh_ledger, queue_ticket
 
@@ -29,7 +29,7 @@ DUTIES: dict[str, Callable[[sa.Connection, str], Any]] = {
     "debt": lambda connection, _: outbox.debt(connection),
     "settled": lambda connection, _: runs.settled(connection),
     "closed": lambda connection, _: runs.closed(connection),
-    "due_expansions": lambda connection, _: runs.due_expansions(connection),
+    "due_expansions": lambda connection, _: expansions.due(connection),
     "number": lambda connection, _: entries.number(connection),
 }
 GROWING = ("files", "outbox", "entries", "positions")

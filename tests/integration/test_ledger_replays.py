@@ -13,7 +13,7 @@ from hashmill.domain.job import FileState, JobStatus, RunState, SizeClass
 from hashmill.domain.secret import Secret
 from hashmill.domain.work import FileOutcome, NewFile
 from hashmill.flow import words
-from hashmill.ledger import entries, files, replays, runs, seal
+from hashmill.ledger import entries, expansions, files, replays, runs, seal
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.replays import Selection
 from hashmill.ledger.runs import Run
@@ -188,11 +188,11 @@ def unknown(number: int) -> NewFile:
     )
 
 
-def listing(ledger: Ledger, run: Run) -> runs.Expansion:
+def listing(ledger: Ledger, run: Run) -> expansions.Expansion:
     """Write two files that are there and one LABDRIVE does not know."""
     expansion = claim_expansion(ledger, run.run_id)
     ledger.write_now(
-        runs.add_files,
+        expansions.add_files,
         expansion,
         new_files(2),
         cursor={"phase": "ids", "at": 3},
@@ -204,7 +204,7 @@ def listing(ledger: Ledger, run: Run) -> runs.Expansion:
 
 def test_a_file_labdrive_did_not_know_is_forgotten_and_listed_anew(ledger: Ledger) -> None:
     run = accept_run(ledger)
-    ledger.write_now(runs.end_expansion, listing(ledger, run), {})
+    ledger.write_now(expansions.end, listing(ledger, run), {})
     for file in claim(ledger, queue_ticket(ledger, run)):
         ledger.write_now(files.settle, run.run_id, [done(file)])
 
@@ -215,20 +215,20 @@ def test_a_file_labdrive_did_not_know_is_forgotten_and_listed_anew(ledger: Ledge
     assert get_run(ledger, run.run_id).state is RunState.EXPANDING
     again = claim_expansion(ledger, run.run_id)
     assert again.cursor == {}
-    assert ledger.write_now(runs.add_files, again, new_files(3), cursor={}, lease_s=30)
-    assert ledger.write_now(runs.end_expansion, again, {})
+    assert ledger.write_now(expansions.add_files, again, new_files(3), cursor={}, lease_s=30)
+    assert ledger.write_now(expansions.end, again, {})
     assert counters(ledger, run) == recount(ledger, run)
     assert get_run(ledger, run.run_id).files_open == 1
 
 
 def test_a_listing_that_fails_again_after_a_replay_is_tried_again_by_the_next_one(ledger: Ledger) -> None:
     run = accept_run(ledger)
-    ledger.write_now(runs.end_expansion, listing(ledger, run), {})
+    ledger.write_now(expansions.end, listing(ledger, run), {})
     for file in claim(ledger, queue_ticket(ledger, run)):
         ledger.write_now(files.settle, run.run_id, [done(file)])
     reopen(ledger, end(ledger, run))
     again = claim_expansion(ledger, run.run_id)
-    ledger.write_now(runs.fail_expansion, again, error_class=ErrorClass.API_UNAVAILABLE, detail="away", entry={})
+    ledger.write_now(expansions.fail, again, error_class=ErrorClass.API_UNAVAILABLE, detail="away", entry={})
 
     reopen(ledger, end(ledger, run))
 
@@ -243,7 +243,7 @@ def test_a_run_still_being_listed_lists_what_it_forgot_and_the_lister_of_before_
 
     reopen(ledger, get_run(ledger, run.run_id))
 
-    late = ledger.write_now(runs.add_files, before, new_files(1, start=50), cursor={"phase": "list"}, lease_s=30)
+    late = ledger.write_now(expansions.add_files, before, new_files(1, start=50), cursor={"phase": "list"}, lease_s=30)
     assert late is False
     assert claim_expansion(ledger, run.run_id).cursor == {}
     assert counters(ledger, run) == recount(ledger, run)

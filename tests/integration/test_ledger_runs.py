@@ -9,7 +9,7 @@ from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import RunState
 from hashmill.domain.work import NewFile, SizeClass
 from hashmill.flow import words
-from hashmill.ledger import entries, files, outbox, runs
+from hashmill.ledger import entries, expansions, files, outbox, runs
 from hashmill.ledger.engine import Ledger
 from tests.helpers.ledger import accept_run, claim_expansion, expanded_run, fresh_ledger, get_run, new_files
 
@@ -26,7 +26,7 @@ def _accept(ledger: Ledger, key: str) -> tuple[str, bool]:
         tenant_id="default",
         idempotency_key=key,
         event_digest="d",
-        event={},
+        event={"api_url": "http://127.0.0.1:1", "user_id": "", "algorithms": ["md5"]},
         job_id="1",
         container_id="1",
         priority=5,
@@ -54,7 +54,7 @@ def test_a_run_is_expanded_by_one_at_a_time(ledger: Ledger) -> None:
     run = accept_run(ledger)
     claim_expansion(ledger, run.run_id)
 
-    second = ledger.write_now(runs.claim_expansion, run.run_id, lease_s=30, running=words.message("x"), entry={})
+    second = ledger.write_now(expansions.claim, run.run_id, lease_s=30, running=words.message("x"), entry={})
 
     assert second is None
     assert get_run(ledger, run.run_id).outbox_owed == 1
@@ -63,10 +63,10 @@ def test_a_run_is_expanded_by_one_at_a_time(ledger: Ledger) -> None:
 def test_an_expansion_taken_over_goes_on_at_the_cursor_and_the_first_one_writes_nothing_more(ledger: Ledger) -> None:
     run = accept_run(ledger)
     dead = claim_expansion(ledger, run.run_id, lease_s=-1)
-    assert ledger.write_now(runs.add_files, dead, new_files(3), cursor={"at": 3}, lease_s=-1)
+    assert ledger.write_now(expansions.add_files, dead, new_files(3), cursor={"at": 3}, lease_s=-1)
 
     heir = claim_expansion(ledger, run.run_id)
-    late = ledger.write_now(runs.add_files, dead, new_files(3, start=10), cursor={"at": 99}, lease_s=30)
+    late = ledger.write_now(expansions.add_files, dead, new_files(3, start=10), cursor={"at": 99}, lease_s=30)
 
     assert heir.cursor == {"at": 3}
     assert late is False
@@ -78,8 +78,8 @@ def test_a_page_written_twice_counts_its_files_once(ledger: Ledger) -> None:
     expansion = claim_expansion(ledger, run.run_id)
 
     for _ in range(2):
-        ledger.write_now(runs.add_files, expansion, new_files(4), cursor={}, lease_s=30)
-    ledger.write_now(runs.add_files, expansion, new_files(4, start=3), cursor={}, lease_s=30)
+        ledger.write_now(expansions.add_files, expansion, new_files(4), cursor={}, lease_s=30)
+    ledger.write_now(expansions.add_files, expansion, new_files(4, start=3), cursor={}, lease_s=30)
 
     after = get_run(ledger, run.run_id)
     assert (after.files_total, after.files_open, after.bytes_total) == (6, 6, 60)
@@ -90,7 +90,7 @@ def test_a_run_without_files_settles_at_once(ledger: Ledger) -> None:
     run = accept_run(ledger)
     expansion = claim_expansion(ledger, run.run_id)
 
-    ledger.write_now(runs.end_expansion, expansion, {})
+    ledger.write_now(expansions.end, expansion, {})
 
     assert get_run(ledger, run.run_id).state is RunState.SETTLED
 
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_looked_up_is_failed_from_the_start_with_its_entry
     )
 
     ledger.write_now(
-        runs.add_files,
+        expansions.add_files,
         expansion,
         new_files(1),
         cursor={},
@@ -128,12 +128,12 @@ def test_a_postponed_expansion_is_due_again_later(ledger: Ledger) -> None:
     expansion = claim_expansion(ledger, run.run_id)
 
     ledger.write_now(
-        runs.postpone_expansion, expansion, after_s=3600, error_class=ErrorClass.API_UNAVAILABLE, detail="away"
+        expansions.postpone, expansion, after_s=3600, error_class=ErrorClass.API_UNAVAILABLE, detail="away"
     )
 
-    assert ledger.read_now(runs.due_expansions) == []
-    ledger.write_now(runs.postpone_expansion, expansion, after_s=-1, error_class=ErrorClass.API_UNAVAILABLE, detail="")
-    assert ledger.read_now(runs.due_expansions) == [run.run_id]
+    assert ledger.read_now(expansions.due) == []
+    ledger.write_now(expansions.postpone, expansion, after_s=-1, error_class=ErrorClass.API_UNAVAILABLE, detail="")
+    assert ledger.read_now(expansions.due) == [run.run_id]
 
 
 def test_pages_of_runs_neither_miss_nor_repeat_one(ledger: Ledger) -> None:
@@ -162,7 +162,7 @@ def test_filters_find_runs_by_state_job_and_error_class(ledger: Ledger) -> None:
 
 def test_settled_runs_close_only_when_nothing_is_owed(ledger: Ledger) -> None:
     run = accept_run(ledger)
-    ledger.write_now(runs.end_expansion, claim_expansion(ledger, run.run_id), {})
+    ledger.write_now(expansions.end, claim_expansion(ledger, run.run_id), {})
 
     assert ledger.read_now(runs.settled) == []
     (report,) = ledger.write_now(outbox.take, run.run_id)
