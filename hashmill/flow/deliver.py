@@ -28,7 +28,7 @@ from hashmill.flow.tools import WorkTools
 from hashmill.labdrive.client import ApiAccess
 from hashmill.labdrive.origins import check_origin
 from hashmill.ledger import outbox, runs
-from hashmill.ledger.outbox import OwedReport, Postponed, Refused
+from hashmill.ledger.outbox import OwedReport, OwingRun, Postponed, Refused
 from hashmill.ledger.runs import Run
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,17 @@ class Deliverer:
         if room > 0:
             owing = await tools.ledger.read(outbox.runs_that_owe, after=self.after, limit=LOOK)
             # Round and round, not from the oldest each time: runs that cannot go on must not keep the places.
-            self.after = owing[-1] if len(owing) == LOOK else ""
-            able = [run_id for run_id in owing if run_id not in self.at_work and not self._paused(run_id)]
-            for run_id in able[:room]:
-                self.at_work[run_id] = asyncio.create_task(self._serve(tools, run_id))
-            if len(able) > room:
-                self.after = able[room - 1]
+            self.after = owing[-1].run_id if len(owing) == LOOK else ""
+            last = self.after
+            for run in owing:
+                if run.run_id in self.at_work or not self._may_begin(run):
+                    continue
+                if len(self.at_work) == tools.rules.report_runs:
+                    self.after = last
+                    break
+                last = run.run_id
+                self.apis[run.run_id] = run.api_url
+                self.at_work[run.run_id] = asyncio.create_task(self._serve(tools, run.run_id))
         if self.at_work:
             await asyncio.wait(self.at_work.values(), timeout=tools.rules.tick_s, return_when=asyncio.FIRST_COMPLETED)
         return len(self.at_work)
@@ -85,12 +90,10 @@ class Deliverer:
         """Take note of the senders that have ended."""
         now_s = time.monotonic()
         self.resting = {run_id: until_s for run_id, until_s in self.resting.items() if until_s > now_s}
-        if len(self.apis) > 10 * LOOK:
-            self.apis.clear()
         for run_id, task in list(self.at_work.items()):
             if not task.done():
                 continue
-            del self.at_work[run_id]
+            del self.at_work[run_id], self.apis[run_id]
             error = task.exception()
             if isinstance(error, LedgerUnavailable):
                 raise error
@@ -104,20 +107,18 @@ class Deliverer:
             task.cancel()
         await asyncio.gather(*self.at_work.values(), return_exceptions=True)
         self.at_work.clear()
+        self.apis.clear()
 
-    def _paused(self, run_id: str) -> bool:
-        if run_id in self.resting:
-            return True
-        pause = self.pauses.get(self.apis.get(run_id, ""))
-        return pause is not None and pause.until_s > time.monotonic()
+    def _may_begin(self, run: OwingRun) -> bool:
+        """Whether a sender may start: not while its run rests, its API pauses, or another asks whether that is back."""
+        if run.run_id in self.resting:
+            return False
+        pause = self.pauses.get(run.api_url)
+        return pause is None or (pause.until_s <= time.monotonic() and run.api_url not in self.apis.values())
 
     async def _serve(self, tools: WorkTools, run_id: str) -> None:
         run = await tools.ledger.read(runs.get, run_id)
         if run is None:
-            return
-        api_url = self.apis[run_id] = run.api_url
-        self.pauses.setdefault(api_url, Pause())
-        if self._paused(run_id):
             return
         try:
             access = await access_of(tools, run)
@@ -170,15 +171,15 @@ class Deliverer:
             )
         if result.locked_out:
             await self._refuse_all(tools, run, ErrorClass.API_AUTH, result.locked_out)
-        pause = self.pauses[run.api_url]
         if result.away:
+            pause = self.pauses.setdefault(run.api_url, Pause())
             pause.failures += 1
             pause.until_s = time.monotonic() + max(
                 result.away_s,
                 jittered(pause.failures, base_s=tools.rules.report_base_s, cap_s=tools.rules.report_cap_s),
             )
-        elif result.sent:
-            pause.failures = 0
+        elif result.sent or result.refused:
+            self.pauses.pop(run.api_url, None)
         return not result.stop
 
     async def _send_one(

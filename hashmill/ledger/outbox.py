@@ -70,16 +70,23 @@ def owe(connection: sa.Connection, run_id: str, reports: Sequence[Report], *, sh
     )
 
 
-def runs_that_owe(connection: sa.Connection, *, after: str = "", limit: int = 200) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwingRun:
+    """A run with undelivered reports, and the API they are owed to."""
+
+    run_id: str
+    api_url: str
+
+
+def runs_that_owe(connection: sa.Connection, *, after: str = "", limit: int = 200) -> list[OwingRun]:
     """Return runs with undelivered reports, oldest first, from just behind the run `after`."""
-    return list(
-        connection.execute(
-            sa.select(runs.c.run_id)
-            .where(runs.c.outbox_owed > 0, runs.c.run_id > after)
-            .order_by(runs.c.run_id)
-            .limit(limit)
-        ).scalars()
+    rows = connection.execute(
+        sa.select(runs.c.run_id, runs.c.api_url)
+        .where(runs.c.outbox_owed > 0, runs.c.run_id > after)
+        .order_by(runs.c.run_id)
+        .limit(limit)
     )
+    return [OwingRun(run_id=row.run_id, api_url=row.api_url) for row in rows]
 
 
 def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[OwedReport]:

@@ -371,3 +371,33 @@ async def test_a_run_that_is_not_expanded_yet_has_told_running_already(stage: St
     expanding.cancel()
     with suppress(asyncio.CancelledError):
         await expanding
+
+
+async def test_an_api_that_failed_and_now_hangs_keeps_one_place_only(ledger: Ledger) -> None:
+    """One run asks whether it is back; the others wait without keeping the places of another API's runs."""
+    with staged(ledger, rules=replace(RULES, report_runs=2, report_base_s=0.001)) as stage:
+        for number in range(1, 6):
+            await hashed(stage, 1, start=number)
+        refused: list[Call] = []
+        hanging = asyncio.Event()
+
+        async def answer(call: Call) -> None:
+            if call.url == OTHER_ORIGIN:
+                return
+            if len(refused) < 2:
+                refused.append(call)
+                raise ApiUnavailable("503")
+            hanging.set()
+            await asyncio.Event().wait()
+
+        stage.api.answer = answer
+        sender = Deliverer()
+
+        async def hangs() -> bool:
+            await sender.round(stage.tools)
+            return hanging.is_set()
+
+        await wait_until_async(hangs, timeout_s=4)
+        there = await hashed(stage, 1, start=9, api_url=OTHER_ORIGIN)
+        await wait_until_async(lambda: _round(sender, stage, there, RunState.COMPLETED), timeout_s=4)
+        await sender.stop()

@@ -220,9 +220,10 @@ def test_runs_that_owe_come_a_page_at_a_time(ledger: Ledger) -> None:
         owe(ledger, run, [message("a")])
 
     first = ledger.read_now(outbox.runs_that_owe, limit=3)
-    second = ledger.read_now(outbox.runs_that_owe, after=first[-1], limit=3)
+    second = ledger.read_now(outbox.runs_that_owe, after=first[-1].run_id, limit=3)
 
-    assert first + second == [run.run_id for run in made]
+    assert [owing.run_id for owing in first + second] == [run.run_id for run in made]
+    assert {owing.api_url for owing in first} == {made[0].api_url}
 
 
 def test_reports_owed_from_many_sides_at_once_get_numbers_without_gap_or_double(ledger: Ledger) -> None:
