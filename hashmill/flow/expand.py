@@ -7,7 +7,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from hashmill.domain.errors import ApiAuth, ApiRejected, HashmillError, LedgerUnavailable, RunFault, Transient
+from hashmill.domain.errors import (
+    ApiAuth,
+    ApiRejected,
+    HashmillError,
+    LeaseLost,
+    LedgerUnavailable,
+    RunFault,
+    Transient,
+)
 from hashmill.domain.job import JobStatus
 from hashmill.domain.pause import jittered
 from hashmill.domain.remote import RemoteFile, RemoteKind
@@ -42,6 +50,9 @@ async def expand(tools: WorkTools, run_id: str) -> None:
     if expansion is None:
         return
     log.info("run_expanding", extra={"run_id": run_id, "cursor": dict(expansion.cursor)})
+    if expansion.lapsed and await _waits_too_long(tools, expansion):
+        await _fail(tools, expansion, LeaseLost("the listing takes its process down again and again"))
+        return
     listing = asyncio.create_task(_pages(tools, expansion))
     keeping = asyncio.create_task(_keep(tools, expansion))
     try:
@@ -239,8 +250,7 @@ async def _write(
 
 async def _postpone(tools: WorkTools, expansion: Expansion, trouble: HashmillError) -> None:
     run = expansion.run
-    waited_s = await tools.ledger.read(runs.age_s, run.run_id)
-    if waited_s > tools.rules.expand_give_up_after_s:
+    if await _waits_too_long(tools, expansion):
         await _fail(tools, expansion, trouble)
         return
     asked_s = trouble.retry_after_s if isinstance(trouble, Transient) else None
@@ -254,6 +264,11 @@ async def _postpone(tools: WorkTools, expansion: Expansion, trouble: HashmillErr
     await tools.ledger.write(
         expansions.postpone, expansion, after_s=after_s, error_class=trouble.error_class, detail=str(trouble)
     )
+
+
+async def _waits_too_long(tools: WorkTools, expansion: Expansion) -> bool:
+    waited_s = await tools.ledger.read(runs.age_s, expansion.run.run_id)
+    return waited_s > tools.rules.expand_give_up_after_s
 
 
 async def _fail(tools: WorkTools, expansion: Expansion, fault: HashmillError) -> None:

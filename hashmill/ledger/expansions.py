@@ -18,13 +18,17 @@ from hashmill.ledger.tables import files, runs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expansion:
-    """The right to list the files of a run, as long as `fence` is the ledger's. `event` says which files."""
+    """The right to list the files of a run, as long as `fence` is the ledger's. `event` says which files.
+
+    `lapsed` says that the lister before did not give it back: its process died, or lost the ledger.
+    """
 
     run: Run
     event: Mapping[str, Any]
     fence: int
     cursor: Mapping[str, Any]
     attempts: int
+    lapsed: bool
 
 
 def claim(
@@ -34,6 +38,7 @@ def claim(
 
     The first claim makes the run `expanding` and owes LABDRIVE the status RUNNING.
     """
+    until_ms = connection.execute(sa.select(runs.c.expand_until_ms).where(runs.c.run_id == run_id)).scalar_one_or_none()
     row = connection.execute(
         sa.update(runs)
         .where(
@@ -60,7 +65,12 @@ def claim(
     assert run is not None  # noqa: S101 - its row has just been written
     cursor = json.loads(row.expand_cursor) if row.expand_cursor else {}
     return Expansion(
-        run=run, event=json.loads(row.event), fence=row.expand_fence, cursor=cursor, attempts=row.expand_attempts
+        run=run,
+        event=json.loads(row.event),
+        fence=row.expand_fence,
+        cursor=cursor,
+        attempts=row.expand_attempts,
+        lapsed=until_ms is not None,
     )
 
 
@@ -210,11 +220,15 @@ def end(connection: sa.Connection, expansion: Expansion, entry: Mapping[str, Any
 def postpone(
     connection: sa.Connection, expansion: Expansion, *, after_s: float, error_class: ErrorClass, detail: str
 ) -> None:
-    """Give the expansion back; it is due again after `after_s` seconds and counts one attempt more."""
+    """Give the expansion back; it is due again after `after_s` seconds and counts one attempt more.
+
+    The fence rises with it, so that a renewal still under way does not take it again.
+    """
     connection.execute(
         sa.update(runs)
         .where(runs.c.run_id == expansion.run.run_id, runs.c.expand_fence == expansion.fence)
         .values(
+            expand_fence=runs.c.expand_fence + 1,
             expand_until_ms=None,
             expand_after_ms=now_ms() + int(after_s * 1000),
             expand_attempts=runs.c.expand_attempts + 1,
@@ -229,7 +243,7 @@ def release(connection: sa.Connection, expansion: Expansion) -> None:
     connection.execute(
         sa.update(runs)
         .where(runs.c.run_id == expansion.run.run_id, runs.c.expand_fence == expansion.fence)
-        .values(expand_until_ms=None)
+        .values(expand_fence=runs.c.expand_fence + 1, expand_until_ms=None)
     )
 
 

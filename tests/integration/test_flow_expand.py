@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from hashmill.domain.errors import ApiAuth, ApiRejected, ApiUnavailable, ConfigFault
-from hashmill.domain.job import FileState, RunState
+from hashmill.domain.errors import ApiAuth, ApiRejected, ApiUnavailable, ConfigFault, ErrorClass
+from hashmill.domain.job import FileState, JobStatus, RunState
 from hashmill.domain.remote import RemoteKind
+from hashmill.flow import words
 from hashmill.flow.dispatch import Dispatcher
 from hashmill.flow.expand import expand
 from hashmill.ledger import entries, expansions, files, runs
@@ -323,3 +324,38 @@ async def test_the_dispatcher_rings_for_a_run_nobody_has_heard_of(ledger: Ledger
         await wait_until_async(rung, timeout_s=3)
 
         assert stage.queue.rung == [run.run_id]
+
+
+async def test_a_run_whose_listing_takes_every_process_down_ends_in_the_end(ledger: Ledger) -> None:
+    with staged(ledger, rules=replace(RULES, expand_give_up_after_s=-1.0)) as stage:
+        stage.api.add(remote(1))
+        run = await accepted(stage, file_ids=["1"])
+        died = ledger.write_now(
+            expansions.claim, run.run_id, lease_s=-1, running=words.status(JobStatus.RUNNING), entry={}
+        )
+        assert died is not None
+        assert not died.lapsed
+
+        await expand(stage.tools, run.run_id)
+
+        after = await run_now(stage, run)
+        assert (after.state, after.error_class) == (RunState.SETTLED, "lease_lost")
+        assert stage.api.calls == []
+
+
+async def test_a_renewal_that_comes_late_does_not_take_back_what_was_given_back(stage: Stage) -> None:
+    run = await accepted(stage, file_ids=["1"])
+    ledger = stage.tools.ledger
+    for give_back in (expansions.release, _postpone_for_nothing):
+        claimed = ledger.write_now(
+            expansions.claim, run.run_id, lease_s=30, running=words.status(JobStatus.RUNNING), entry={}
+        )
+        assert claimed is not None
+        ledger.write_now(give_back, claimed)
+
+        assert not ledger.write_now(expansions.renew, claimed, lease_s=30)
+        assert ledger.read_now(expansions.due) == [run.run_id]
+
+
+def _postpone_for_nothing(connection: Any, expansion: expansions.Expansion) -> None:
+    expansions.postpone(connection, expansion, after_s=-1, error_class=ErrorClass.API_UNAVAILABLE, detail="")

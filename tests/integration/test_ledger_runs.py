@@ -123,17 +123,16 @@ def test_a_file_that_cannot_be_looked_up_is_failed_from_the_start_with_its_entry
     assert [entry.kind for entry in ledger.read_now(entries.of_run, run.run_id)][-1] == "file_failed"
 
 
-def test_a_postponed_expansion_is_due_again_later(ledger: Ledger) -> None:
+@pytest.mark.parametrize(("after_s", "due"), [(3600, False), (-1, True)])
+def test_a_postponed_expansion_is_due_again_later(ledger: Ledger, after_s: float, due: bool) -> None:
     run = accept_run(ledger)
     expansion = claim_expansion(ledger, run.run_id)
 
     ledger.write_now(
-        expansions.postpone, expansion, after_s=3600, error_class=ErrorClass.API_UNAVAILABLE, detail="away"
+        expansions.postpone, expansion, after_s=after_s, error_class=ErrorClass.API_UNAVAILABLE, detail="away"
     )
 
-    assert ledger.read_now(expansions.due) == []
-    ledger.write_now(expansions.postpone, expansion, after_s=-1, error_class=ErrorClass.API_UNAVAILABLE, detail="")
-    assert ledger.read_now(expansions.due) == [run.run_id]
+    assert ledger.read_now(expansions.due) == [run.run_id] * due
 
 
 def test_pages_of_runs_neither_miss_nor_repeat_one(ledger: Ledger) -> None:
