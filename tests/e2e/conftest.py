@@ -10,6 +10,7 @@ from hashmill.parts.postgres import Databases
 from hashmill.parts.redis import Redis
 from hashmill.parts.s3 import S3Server
 from hashmill.parts.service import LocalService, local_service
+from tests.helpers.gated import GatedSite, gated_site
 from tests.helpers.road import CONTAINERS, QUICK, set_faults
 from tests.helpers.servers import work_folder
 
@@ -39,6 +40,16 @@ def service(shared_service: LocalService) -> Iterator[LocalService]:
     for worker in [worker for worker in shared_service.workers if not worker.running]:
         shared_service.workers.remove(worker)
         shared_service.start_worker()
+
+
+@pytest.fixture(scope="session")
+def gated(redis_server: Redis, s3: S3Server, postgres: Databases) -> Iterator[GatedSite]:
+    """A second service, whose S3 and LABDRIVE can be taken away, and whose workers a test starts itself."""
+    with (
+        work_folder("gated") as folder,
+        gated_site(folder, redis=redis_server, s3=s3, ledger_url=postgres.fresh_database()) as site,
+    ):
+        yield site
 
 
 @pytest.fixture

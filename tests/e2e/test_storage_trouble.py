@@ -1,21 +1,14 @@
 """S3 in trouble, and trouble that nobody waits for any longer: each on exactly the files it is about."""
 
-import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
 from hashmill.domain.job import FileState, RunState
 from hashmill.ledger import files
-from hashmill.ledger.engine import Ledger
-from hashmill.parts.postgres import Databases
-from hashmill.parts.redis import Redis
-from hashmill.parts.s3 import S3Server
-from hashmill.parts.service import LocalService, local_service
+from tests.helpers.gated import LOCKED_OUT, GatedSite
 from tests.helpers.road import (
-    CONTAINERS,
     QUICK,
     assert_whole,
     classes_by_path,
@@ -28,77 +21,31 @@ from tests.helpers.road import (
     set_faults,
     stored_hashes,
 )
-from tests.helpers.servers import work_folder
-from tests.helpers.tcp_gate import Snag, TcpGate
+from tests.helpers.tcp_gate import Snag
 from tests.helpers.wait import wait_until
 
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A service that reaches S3 through one gate and LABDRIVE through another."""
-
-    service: LocalService
-    ledger: Ledger
-    s3_gate: TcpGate
-    wrong_keys_url: str
-    """LABDRIVE's other address: its events belong to a tenant whose S3 keys are wrong."""
-
-    def asked(self, container: str, path: str) -> str:
-        """Return what the first line of the request for an object's bytes has in it."""
-        return f"GET /{self.service.bucket}/{container}/{path} "
-
-    def put(self, container: str, path: str, body: bytes) -> None:
-        client = self.service.s3.client()
-        client.put_object(Bucket=self.service.bucket, Key=f"{container}/{path}", Body=body)
-        client.close()
-
-
 @pytest.fixture(scope="module")
-def whole_site(redis_server: Redis, s3: S3Server, postgres: Databases) -> Iterator[Site]:
-    with work_folder("gated") as folder, TcpGate() as s3_gate, TcpGate() as api_gate:
-        s3_gate.lead_to(s3.endpoint_url)
-        other_url = f"http://localhost:{api_gate.port}"
-        environ = {
-            **QUICK,
-            "HASHMILL_S3__ENDPOINT_URL": s3_gate.url,
-            "HASHMILL_S3__RESUMES_MAX": "2",
-            "HASHMILL_S3__THROTTLE_ATTEMPTS": "3",
-            "HASHMILL_S3__IDLE_TIMEOUT_S": "1",
-            "HASHMILL_S3__TENANTS": json.dumps({"locked-out": {"secret_access_key": "wrong"}}),
-            "HASHMILL_TENANTS": json.dumps({"locked-out": {"api_origins": [other_url]}}),
-            "HASHMILL_LABDRIVE__ALLOWED_ORIGINS": json.dumps([api_gate.url, other_url]),
-            "HASHMILL_LABDRIVE__TIMEOUT_S": "10",
-            "HASHMILL_FILES__EXPAND_GIVE_UP_AFTER_S": "1",
-            "HASHMILL_REPORT__GIVE_UP_AFTER_S": "2",
-        }
-        with local_service(
-            folder,
-            workers=1,
-            containers=CONTAINERS,
-            redis=redis_server,
-            s3=s3,
-            ledger_url=postgres.fresh_database(),
-            labdrive_url=api_gate.url,
-            environ=environ,
-        ) as service:
-            api_gate.lead_to(service.sandbox_url)
-            ledger = Ledger(service.ledger_url)
-            yield Site(service=service, ledger=ledger, s3_gate=s3_gate, wrong_keys_url=other_url)
-            ledger.close()
+def impatient(gated: GatedSite) -> Iterator[GatedSite]:
+    """The site with one worker, who cuts a stream that stalls for a second."""
+    gated.no_workers()
+    gated.worker(HASHMILL_S3__IDLE_TIMEOUT_S="1")
+    yield gated
+    gated.no_workers()
 
 
 @pytest.fixture
-def site(whole_site: Site) -> Iterator[Site]:
-    """The site, everything well again afterwards."""
-    yield whole_site
-    set_faults(whole_site.service)
-    whole_site.s3_gate.snags.clear()
-    whole_site.s3_gate.open()
+def site(impatient: GatedSite) -> Iterator[GatedSite]:
+    """The same, everything well again afterwards."""
+    yield impatient
+    set_faults(impatient.service)
+    impatient.s3_gate.snags.clear()
+    impatient.s3_gate.open()
 
 
-def test_what_stays_wrong_with_an_object_is_on_that_file_alone(site: Site, container: str) -> None:
+def test_what_stays_wrong_with_an_object_is_on_that_file_alone(site: GatedSite, container: str) -> None:
     service, gate = site.service, site.s3_gate
     bodies = {"good": b"good", "also good": b"also good", "gone": b"gone"}
     bodies |= dict.fromkeys(("truncated", "changing", "silent"), bytes(MIB))
@@ -141,7 +88,7 @@ def test_what_stays_wrong_with_an_object_is_on_that_file_alone(site: Site, conta
 
 
 def test_what_passes_costs_only_time_and_the_digest_is_of_what_stands_there_in_the_end(
-    site: Site, container: str
+    site: GatedSite, container: str
 ) -> None:
     service = site.service
     bodies = {name: name.encode() * 100_000 for name in ("cut", "refused", "stalls", "changes", "good")}
@@ -149,7 +96,7 @@ def test_what_passes_costs_only_time_and_the_digest_is_of_what_stands_there_in_t
     after = bodies | {"changes": b"another" * 100_000}
     stalled = threading.Event()
     site.s3_gate.snags += [
-        Snag(asked=site.asked(container, "cut"), after_bytes=70_000, times=2),
+        Snag(asked=site.asked(container, "cut"), after_bytes=70_000, times=1),
         Snag(asked=site.asked(container, "refused"), times=1),
         Snag(
             asked=site.asked(container, "stalls"),
@@ -169,23 +116,23 @@ def test_what_passes_costs_only_time_and_the_digest_is_of_what_stands_there_in_t
     run = ended_run(site.ledger, service.post(service.event(job_id, container_id=container))["run_id"])
     stalled.set()
 
-    assert [snag.met for snag in site.s3_gate.snags] == [2, 1, 1, 1]
+    assert [snag.met for snag in site.s3_gate.snags] == [1, 1, 1, 1]
     assert run.state is RunState.COMPLETED
     assert {path: stored_hashes(service, ids[path]) for path in after} == {p: digests(b) for p, b in after.items()}
     assert job_status(service, job_id) == "COMPLETED"
     assert_whole(site.ledger, run)
 
 
-def test_wrong_s3_keys_of_a_tenant_fail_its_files_and_nobody_elses(site: Site, container: str) -> None:
+def test_wrong_s3_keys_of_a_tenant_fail_its_files_and_nobody_elses(site: GatedSite, container: str) -> None:
     service = site.service
     ids = fill(service, {"a": b"a", "b": b"b"}, container_id=container)
     theirs, ours = new_job(service, container_id=container), new_job(service, container_id=container)
     event = service.event(theirs, container_id=container)
-    event["api"]["url"] = site.wrong_keys_url
+    event["api"]["url"] = site.locked_out_url
 
     refused = ended_run(site.ledger, service.post(event)["run_id"])
 
-    assert (refused.tenant_id, refused.state, refused.error_class) == ("locked-out", RunState.FAILED, "s3.forbidden")
+    assert (refused.tenant_id, refused.state, refused.error_class) == (LOCKED_OUT, RunState.FAILED, "s3.forbidden")
     assert classes_by_path(site.ledger, refused.run_id) == {"a": "s3.forbidden", "b": "s3.forbidden"}
     assert stored_hashes(service, ids["a"]) == {}
     assert job_status(service, theirs) == "FAILED"
@@ -198,7 +145,7 @@ def test_wrong_s3_keys_of_a_tenant_fail_its_files_and_nobody_elses(site: Site, c
     assert stored_hashes(service, ids["a"]) == digests(b"a")
 
 
-def test_an_s3_that_is_away_is_waited_for(site: Site, container: str) -> None:
+def test_an_s3_that_is_away_is_waited_for(site: GatedSite, container: str) -> None:
     service = site.service
     bodies = {f"f{number}": bytes([number]) for number in range(5)}
     ids = fill(service, bodies, container_id=container)
@@ -215,7 +162,7 @@ def test_an_s3_that_is_away_is_waited_for(site: Site, container: str) -> None:
     assert_whole(site.ledger, run)
 
 
-def test_an_s3_that_stays_away_fails_the_files(site: Site, container: str) -> None:
+def test_an_s3_that_stays_away_fails_the_files(site: GatedSite, container: str) -> None:
     service = site.service
     fill(service, {"a": b"a"}, container_id=container)
     job_id = new_job(service, container_id=container)
@@ -230,7 +177,7 @@ def test_an_s3_that_stays_away_fails_the_files(site: Site, container: str) -> No
     assert_whole(site.ledger, run)
 
 
-def test_a_listing_nobody_waits_for_any_longer_fails_the_run(site: Site, container: str) -> None:
+def test_a_listing_nobody_waits_for_any_longer_fails_the_run(site: GatedSite, container: str) -> None:
     service = site.service
     fill(service, {"a": b"a"}, container_id=container)
     job_id = new_job(service, container_id=container)
@@ -247,7 +194,7 @@ def test_a_listing_nobody_waits_for_any_longer_fails_the_run(site: Site, contain
     assert_whole(site.ledger, run)
 
 
-def test_a_report_nobody_waits_for_any_longer_is_set_aside_and_counted(site: Site, container: str) -> None:
+def test_a_report_nobody_waits_for_any_longer_is_set_aside_and_counted(site: GatedSite, container: str) -> None:
     service = site.service
     ids = fill(service, {"a": b"a", "b": b"b"}, container_id=container)
     job_id = new_job(service, container_id=container)
