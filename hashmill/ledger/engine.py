@@ -8,6 +8,7 @@ tests use the same functions without an async twin.
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -66,12 +67,12 @@ def open_engine(url: str, *, threads: int = 1, timeout_s: float = 10.0) -> sa.En
             connection.isolation_level = None
             for pragma in (
                 f"busy_timeout = {int(timeout_s * 1000)}",
-                "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",
                 "temp_store = MEMORY",
             ):
                 connection.execute(f"PRAGMA {pragma}")
+            _go_over_to_wal(connection, timeout_s)
 
         @sa.event.listens_for(engine, "begin")
         def _begin(connection: sa.Connection) -> None:
@@ -96,6 +97,22 @@ def open_engine(url: str, *, threads: int = 1, timeout_s: float = 10.0) -> sa.En
             "tcp_user_timeout": timeout_ms,
         },
     )
+
+
+def _go_over_to_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
+    """Switch to the write-ahead log, which is kept in the file; wait for a writer, as the switch itself does not.
+
+    known: beside a writer with a rollback journal the switch fails at once, whatever busy_timeout says.
+    """
+    ends_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > ends_s:
+                raise
+        time.sleep(0.01)
 
 
 def _parsed(url: str) -> sa.URL:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +166,22 @@ def test_a_locked_sqlite_file_is_given_up_by_writers_and_still_read(sqlite_path:
 
         accept_run(ledger, key="after")
         assert count_runs(ledger) == 2
+
+
+def test_processes_that_open_a_new_sqlite_file_together_wait_for_each_other(sqlite_path: Path) -> None:
+    """Going over to WAL wants the file alone, and does not wait by itself as everything else does."""
+    other = sqlite3.connect(sqlite_path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    letting_go = threading.Timer(0.3, other.execute, ["ROLLBACK"])
+    letting_go.start()
+    ledger = Ledger(f"sqlite:///{sqlite_path}", timeout_s=3)
+
+    mode = ledger.read_now(lambda connection: connection.execute(sa.text("PRAGMA journal_mode")).scalar_one())
+
+    assert mode == "wal"
+    letting_go.join()
+    other.close()
+    ledger.close()
 
 
 def test_more_callers_than_connections_wait_no_longer_than_the_knob_says(ledger: Ledger) -> None:
