@@ -26,8 +26,9 @@ def demo(
     from hashmill.cli.demo_road import road
     from hashmill.parts.process import PartFailed
 
-    # `make demo` run by a script ends with SIGTERM; it must stop what it started then too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Run by a script it is ended with SIGTERM, and in the background SIGINT comes ignored: both must stop all of it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     out = Console(stderr=True, highlight=False) if as_json else console()
     folder = Path(tempfile.mkdtemp(prefix="hm-"))
     try:
