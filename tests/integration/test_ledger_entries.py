@@ -173,16 +173,16 @@ def test_what_is_written_is_never_changed_nor_taken_away(ledger: Ledger, table: 
     column = "entry_id" if table == "entries" else "leaf_index"
 
     for change in (
-        f"UPDATE {table} SET {column} = {column}",
-        f"DELETE FROM {table}",
-        f"TRUNCATE {table} CASCADE",
-        f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}",
-        f"REPLACE INTO {table} SELECT * FROM {table}",
-        f"INSERT INTO {table} SELECT * FROM {table} WHERE true "
-        f"ON CONFLICT ({column}) DO UPDATE SET {column} = {table}.{column}",
+        "UPDATE {table} SET {column} = {column}",
+        "DELETE FROM {table}",
+        "TRUNCATE {table} CASCADE",
+        "INSERT OR REPLACE INTO {table} SELECT * FROM {table}",
+        "REPLACE INTO {table} SELECT * FROM {table}",
+        "INSERT INTO {table} SELECT * FROM {table} WHERE true "
+        "ON CONFLICT ({column}) DO UPDATE SET {column} = {table}.{column}",
     ):
         with pytest.raises((DBAPIError, LedgerUnavailable)):
-            execute(ledger, change)
+            execute(ledger, change.format(table=table, column=column))
         assert log(ledger) == before
 
     assert len(before) == 2
