@@ -1,5 +1,6 @@
 """The sweep: takes back what went quiet, retires what kills, wipes what nobody needs."""
 
+import asyncio
 import logging
 from collections import Counter
 
@@ -16,18 +17,33 @@ from hashmill.ledger.files import LapsedFile
 log = logging.getLogger(__name__)
 
 FORGET_PROCESSES_AFTER_S = 3600.0
+BUSY_FACTOR = 10
+"""While the broker holds messages, a ticket counts as lost only after so many times `reissue_after_s`."""
 
 
 async def sweep(tools: WorkTools) -> Counter[str]:
     """One round; returns what was done, by name."""
     done: Counter[str] = Counter(await tools.ledger.write(_take_back_lapsed, tools))
-    done["tickets_reissued"] = await tools.ledger.write(files.reissue, older_than_s=tools.rules.reissue_after_s)
+    done["tickets_reissued"] = await _reissue(tools)
     done["keys_wiped"] = await tools.ledger.write(seal.wipe_expired)
     await tools.ledger.write(leases.purge, older_than_s=FORGET_PROCESSES_AFTER_S)
     told = {name: count for name, count in done.items() if count}
     if told:
         log.info("swept", extra=told)
     return done
+
+
+async def _reissue(tools: WorkTools) -> int:
+    """Hand out again what nobody claimed. Tickets the broker still holds are not lost, they wait for a slot: written
+    anew too soon, they would only pile up behind slow files.
+    """
+    after_s = tools.rules.reissue_after_s
+    if not await tools.ledger.read(files.unclaimed, older_than_s=after_s):
+        return 0
+    waiting = await asyncio.get_running_loop().run_in_executor(tools.threads, tools.queue.waiting)
+    if waiting and any(waiting.values()):
+        after_s *= BUSY_FACTOR
+    return await tools.ledger.write(files.reissue, older_than_s=after_s)
 
 
 def _take_back_lapsed(connection: sa.Connection, tools: WorkTools) -> dict[str, int]:

@@ -120,6 +120,16 @@ def _lock_queued(connection: sa.Connection, ticket: Ticket) -> list[int]:
     return [row.file_no for row in rows if row.epoch == epochs[row.file_no]]
 
 
+def unclaimed(connection: sa.Connection, *, older_than_s: float) -> bool:
+    """Return whether there is a file that has been queued for so long and that nobody claimed."""
+    late = sa.exists().where(
+        among(files.c.state, *OUTSTANDING),
+        among(files.c.state, FileState.QUEUED),
+        files.c.queued_at_ms < now_ms() - int(older_than_s * 1000),
+    )
+    return bool(connection.execute(sa.select(late)).scalar_one())
+
+
 def reissue(connection: sa.Connection, *, older_than_s: float, limit: int = 5000) -> int:
     """Make files ready again whose ticket nobody claimed for so long; return how many.
 

@@ -166,11 +166,15 @@ class FakeStorage:
 
 @dataclass(slots=True)
 class FakeQueue:
-    """A broker that keeps what it is sent; `down` makes it unreachable."""
+    """A broker that keeps what it is sent; `down` makes it unreachable, `held` is how many messages it says it holds."""
 
     tickets: list[Ticket] = field(default_factory=list)
     rung: list[str] = field(default_factory=list)
     down: bool = False
+    held: int = 0
+
+    def waiting(self) -> dict[str, int] | None:
+        return None if self.down else {"files": self.held}
 
     def send(self, tickets: Sequence[Ticket]) -> bool:
         if not self.down:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from hashmill.domain.job import FileState, RunState
 from hashmill.flow.hash_files import hash_files
@@ -102,3 +103,18 @@ async def test_keys_past_their_time_and_processes_long_gone_are_removed(stage: S
 
     assert swept["keys_wiped"] == 1
     assert [lease.name for lease in ledger.read_now(leases.listed)] == ["leader", "process:quiet"]
+
+
+@pytest.mark.parametrize(("held", "down", "reissued"), [(1, False, 0), (0, False, 3), (0, True, 3)])
+async def test_tickets_the_broker_still_holds_are_not_written_anew_so_soon(
+    ledger: Ledger, held: int, down: bool, reissued: int
+) -> None:
+    with staged(ledger, rules=replace(RULES, reissue_after_s=1.0)) as stage:
+        await listed(stage, 3)
+        await dispatched(stage)
+        ledger.write_now(
+            lambda connection: connection.execute(sa.text("UPDATE files SET queued_at_ms = queued_at_ms - 5000"))
+        )
+        stage.queue.held, stage.queue.down = held, down
+
+        assert (await sweep(stage.tools))["tickets_reissued"] == reissued
