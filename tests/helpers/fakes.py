@@ -166,7 +166,7 @@ class FakeStorage:
 
 @dataclass(slots=True)
 class FakeQueue:
-    """A broker that keeps what it is sent; `down` makes it unreachable, `held` is how many messages it says it holds."""
+    """A broker that keeps what it is sent; `down` makes it unreachable, `held` is how many messages it says it has."""
 
     tickets: list[Ticket] = field(default_factory=list)
     rung: list[str] = field(default_factory=list)
