@@ -9,7 +9,6 @@ from hashmill.domain.job import FileState, RunState
 from hashmill.ledger import files
 from tests.helpers.gated import LOCKED_OUT, GatedSite
 from tests.helpers.road import (
-    QUICK,
     assert_whole,
     classes_by_path,
     digests,
@@ -25,13 +24,15 @@ from tests.helpers.tcp_gate import Snag
 from tests.helpers.wait import wait_until
 
 MIB = 1 << 20
+ATTEMPTS_MAX = 6
+"""Enough for a test to notice an outage and end it before a file is given up."""
 
 
 @pytest.fixture(scope="module")
 def impatient(gated: GatedSite) -> Iterator[GatedSite]:
-    """The site with one worker, who cuts a stream that stalls for a second."""
+    """The site with one worker, who cuts a stream that stalls for a few seconds."""
     gated.no_workers()
-    gated.worker(HASHMILL_S3__IDLE_TIMEOUT_S="1")
+    gated.worker(HASHMILL_S3__IDLE_TIMEOUT_S="3", HASHMILL_FILES__ATTEMPTS_MAX=str(ATTEMPTS_MAX))
     yield gated
     gated.no_workers()
 
@@ -50,9 +51,7 @@ def test_what_stays_wrong_with_an_object_is_on_that_file_alone(site: GatedSite, 
     bodies = {"good": b"good", "also good": b"also good", "gone": b"gone"}
     bodies |= dict.fromkeys(("truncated", "changing", "silent"), bytes(MIB))
     ids = fill(service, bodies, container_id=container)
-    client = service.s3.client()
-    client.delete_object(Bucket=service.bucket, Key=f"{container}/gone")
-    client.close()
+    site.s3_client.delete_object(Bucket=service.bucket, Key=f"{container}/gone")
     versions = iter(range(1000))
     gate.snags += [
         Snag(asked=site.asked(container, "truncated"), after_bytes=100_000),
@@ -172,7 +171,7 @@ def test_an_s3_that_stays_away_fails_the_files(site: GatedSite, container: str) 
 
     assert (run.state, run.error_class) == (RunState.FAILED, "s3.timeout")
     [row] = site.ledger.read_now(files.of_run, run.run_id)
-    assert (row.state, row.attempts) == (FileState.FAILED, int(QUICK["HASHMILL_FILES__ATTEMPTS_MAX"]))
+    assert (row.state, row.attempts) == (FileState.FAILED, ATTEMPTS_MAX)
     assert "1 failed: s3.timeout 1" in job_messages(service, job_id)[-1]["message"]
     assert_whole(site.ledger, run)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -31,16 +32,15 @@ class GatedSite:
     ledger: Ledger
     s3_gate: TcpGate
     locked_out_url: str
+    s3_client: Any
 
     def asked(self, container: str, path: str = "") -> str:
         """Return what the first line of the request for an object's bytes has in it, or of any of a container."""
         return f"GET /{self.service.bucket}/{container}/" + (f"{path} " if path else "")
 
     def put(self, container: str, path: str, body: bytes) -> None:
-        """Put an object, past the gate."""
-        client = self.service.s3.client()
-        client.put_object(Bucket=self.service.bucket, Key=f"{container}/{path}", Body=body)
-        client.close()
+        """Put an object, past the gate, and quickly: a reader may be waiting at it."""
+        self.s3_client.put_object(Bucket=self.service.bucket, Key=f"{container}/{path}", Body=body)
 
     @contextmanager
     def held(self, container: str) -> Iterator[Callable[[], None]]:
@@ -121,8 +121,9 @@ def gated_site(folder: Path, *, redis: Redis, s3: S3Server, ledger_url: str) -> 
             environ=environ,
         ) as service:
             api_gate.lead_to(service.sandbox_url)
-            ledger = Ledger(service.ledger_url)
-            yield GatedSite(service=service, ledger=ledger, s3_gate=s3_gate, locked_out_url=other_url)
+            ledger, client = Ledger(service.ledger_url), s3.client()
+            yield GatedSite(service=service, ledger=ledger, s3_gate=s3_gate, locked_out_url=other_url, s3_client=client)
+            client.close()
             ledger.close()
 
 
