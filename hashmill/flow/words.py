@@ -72,7 +72,10 @@ def closing(
     error_class: str | None,
     error_detail: str | None,
 ) -> Report:
-    """Return the last message of a job: what was done, and what failed and why, counted."""
+    """Return the last message of a job: what was done, and what failed and why, counted.
+
+    It is marked as `closing`, so that a replay does not send one that tells of the end before.
+    """
     failures = sum(failed_by_class.values())
     parts = [f"{files - failures} of {files} files hashed ({', '.join(algorithms)}; {size_bytes} bytes)"]
     if failures:
@@ -83,7 +86,8 @@ def closing(
     if error_class:
         parts.append(f"not all files could be listed: {error_class}: {error_detail}")
     wrong = bool(failures or undelivered_by_class or error_class)
-    return message("; ".join(parts), type=MessageType.ERROR if wrong else MessageType.INFO)
+    said = message("; ".join(parts), type=MessageType.ERROR if wrong else MessageType.INFO)
+    return Report(kind=said.kind, body={**said.body, "closing": True})
 
 
 def _counted(by_class: Mapping[str, int]) -> str:

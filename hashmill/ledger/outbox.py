@@ -36,7 +36,7 @@ class OwedReport:
 
     @property
     def token(self) -> str:
-        """Names this report for ever; sent as Idempotency-Key."""
+        """Names this report until it is sent or set aside; sent as Idempotency-Key."""
         return f"{self.run_id}:{self.seq}"
 
 
@@ -232,19 +232,33 @@ def refuse_all(connection: sa.Connection, run_id: str, *, error_class: ErrorClas
 
 
 def revive(connection: sa.Connection, run_id: str) -> int:
-    """Owe again what was set aside; return how many rows. A status is dropped instead: a replay owes fresh ones."""
-    connection.execute(
-        sa.delete(outbox).where(
-            outbox.c.run_id == run_id, outbox.c.state == OutboxState.DEAD, outbox.c.kind == ReportKind.STATUS
-        )
+    """Owe again what was set aside, behind all the run owes already and in its order; return how many rows.
+
+    Each gets a new number, and with it a new token. A status or a closing message is dropped instead: they tell of an
+    end that is none any more, and a replay owes fresh ones.
+    """
+    # The run is locked before anything is counted, as its numbers are given out from here.
+    last = connection.execute(
+        sa.select(runs.c.outbox_seq).where(runs.c.run_id == run_id).with_for_update()
+    ).scalar_one()
+    dead = (outbox.c.run_id == run_id, outbox.c.state == OutboxState.DEAD)
+    # In stored JSON only a key has these quotes: those within a text are escaped.
+    closing = sa.and_(outbox.c.kind == ReportKind.MESSAGE, outbox.c.body.contains('"closing": true'))
+    connection.execute(sa.delete(outbox).where(*dead, sa.or_(outbox.c.kind == ReportKind.STATUS, closing)))
+    ranked = (
+        sa.select(outbox.c.seq.label("old_seq"), sa.func.row_number().over(order_by=outbox.c.seq).label("place"))
+        .where(*dead)
+        .subquery()
     )
     count = connection.execute(
         sa.update(outbox)
-        .where(outbox.c.run_id == run_id, outbox.c.state == OutboxState.DEAD)
-        .values(state=OutboxState.OWED, next_at_ms=0, created_at_ms=now_ms())
+        .where(*dead, outbox.c.seq == ranked.c.old_seq)
+        .values(seq=last + ranked.c.place, state=OutboxState.OWED, next_at_ms=0, created_at_ms=now_ms())
     ).rowcount
     connection.execute(
-        sa.update(runs).where(runs.c.run_id == run_id).values(outbox_owed=runs.c.outbox_owed + count, outbox_dead=0)
+        sa.update(runs)
+        .where(runs.c.run_id == run_id)
+        .values(outbox_seq=last + count, outbox_owed=runs.c.outbox_owed + count, outbox_dead=0)
     )
     return count
 

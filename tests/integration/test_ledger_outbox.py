@@ -172,8 +172,56 @@ def test_what_is_dead_stays_dead_until_it_is_revived(ledger: Ledger) -> None:
     assert take(ledger, run) == []
     assert ledger.read_now(outbox.dead_by_class, run.run_id) == {"api.auth": 2}
     assert ledger.write_now(outbox.revive, run.run_id) == 2
-    assert seqs(take(ledger, run)) == [1, 2]
+    assert [report.body["text"] for report in take(ledger, run)] == ["a", "b"]
     assert counters(ledger, run) == recount(ledger, run) == (2, 0)
+
+
+def test_what_is_revived_goes_behind_what_is_owed_already_and_in_its_order(ledger: Ledger) -> None:
+    run = owing(ledger, [message("a", 1), message("b", 2), message("c", 3)])
+    take(ledger, run)
+    mark(ledger, run, sent=[2], refused=[refused(1), refused(3)])
+    owe(ledger, run, [RUNNING, message("replayed")])
+
+    ledger.write_now(outbox.revive, run.run_id)
+    owe(ledger, run, [message("later")])
+
+    assert [report.body for report in take(ledger, run)] == [RUNNING.body]
+    mark(ledger, run, sent=[4])
+    taken = take(ledger, run)
+    assert [report.body["text"] for report in taken] == ["replayed", "a", "c", "later"]
+    assert seqs(taken) == [5, 6, 7, 8]
+    assert counters(ledger, run) == recount(ledger, run) == (4, 0)
+
+
+def test_one_runs_revival_leaves_the_dead_of_another_as_they_are(ledger: Ledger) -> None:
+    one, other = (accept_run(ledger, key=key) for key in "ab")
+    for run in (one, other):
+        owe(ledger, run, [message("a", 1), message("b", 2)])
+        ledger.write_now(outbox.refuse_all, run.run_id, error_class=ErrorClass.API_AUTH, detail="401")
+
+    ledger.write_now(outbox.revive, one.run_id)
+
+    assert counters(ledger, one) == recount(ledger, one) == (2, 0)
+    assert counters(ledger, other) == recount(ledger, other) == (0, 2)
+
+
+def test_a_closing_message_nobody_took_is_not_revived_but_one_that_quotes_it_is(ledger: Ledger) -> None:
+    said = words.closing(
+        files=1,
+        size_bytes=1,
+        algorithms=["md5"],
+        failed_by_class={},
+        undelivered_by_class={},
+        error_class=None,
+        error_detail=None,
+    )
+    run = owing(ledger, [message('"closing": true', 1), said, COMPLETED])
+    ledger.write_now(outbox.refuse_all, run.run_id, error_class=ErrorClass.API_AUTH, detail="401")
+
+    assert ledger.write_now(outbox.revive, run.run_id) == 1
+
+    assert [report.body["text"] for report in take(ledger, run)] == ['"closing": true']
+    assert counters(ledger, run) == recount(ledger, run) == (1, 0)
 
 
 def test_a_revived_run_no_longer_counts_the_status_nobody_took(ledger: Ledger) -> None:
@@ -185,7 +233,7 @@ def test_a_revived_run_no_longer_counts_the_status_nobody_took(ledger: Ledger) -
 
     assert ledger.read_now(outbox.dead_by_class, run.run_id) == {}
     assert counters(ledger, run) == recount(ledger, run) == (1, 0)
-    assert seqs(take(ledger, run)) == [2]
+    assert [report.body["text"] for report in take(ledger, run)] == ["a"]
 
 
 def test_the_whole_debt_is_told_with_the_age_of_the_oldest(ledger: Ledger) -> None:
@@ -330,10 +378,11 @@ class OutboxLaw(RuleBasedStateMachine):
     def revive(self) -> None:
         revived = self.ledger.write_now(outbox.revive, self.run_.run_id)
         assert revived == len([row for row in self.rows if row.state == "dead" and not row.status])
-        self.rows = [row for row in self.rows if not (row.state == "dead" and row.status)]
-        for row in self.rows:
-            if row.state == "dead":
-                row.state, row.due = "owed", True
+        dead = [row for row in self.rows if row.state == "dead" and not row.status]
+        self.rows = [row for row in self.rows if row.state != "dead"]
+        for row in dead:
+            self.last += 1
+            self.rows.append(Row(self.last, row.file_no, status=False))
 
     @invariant()
     def counters_are_a_recount(self) -> None:

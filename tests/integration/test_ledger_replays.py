@@ -13,7 +13,7 @@ from hashmill.domain.job import FileState, JobStatus, RunState, SizeClass
 from hashmill.domain.secret import Secret
 from hashmill.domain.work import FileOutcome, NewFile
 from hashmill.flow import words
-from hashmill.ledger import entries, expansions, files, replays, runs, seal
+from hashmill.ledger import entries, expansions, files, outbox, replays, runs, seal
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.replays import Selection
 from hashmill.ledger.runs import Run
@@ -137,6 +137,16 @@ def test_after_opening_and_working_again_the_counters_are_a_recount(ledger: Ledg
     assert between[0] == between[1]
     assert counters(ledger, run) == recount(ledger, run)
     assert get_run(ledger, run.run_id).state is RunState.SETTLED
+
+
+def test_running_is_told_before_the_reports_that_were_set_aside(ledger: Ledger) -> None:
+    run = ended(ledger)
+    ledger.write_now(outbox.refuse_all, run.run_id, error_class=ErrorClass.API_AUTH, detail="401")
+
+    reopen(ledger, run)
+
+    (first,) = ledger.write_now(outbox.take, run.run_id)
+    assert first.body == {"status": "RUNNING"}
 
 
 def test_what_earlier_attempts_found_stays_in_the_ledger(ledger: Ledger) -> None:

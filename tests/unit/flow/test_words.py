@@ -72,7 +72,12 @@ def test_a_good_end_is_said_as_information() -> None:
         error_detail=None,
     )
 
-    assert report.body == {"text": "2 of 2 files hashed (md5; 3 bytes)", "type": MessageType.INFO, "file_id": None}
+    assert report.body == {
+        "text": "2 of 2 files hashed (md5; 3 bytes)",
+        "type": MessageType.INFO,
+        "file_id": None,
+        "closing": True,
+    }
 
 
 def test_a_status_is_a_report_of_its_own_kind() -> None:
