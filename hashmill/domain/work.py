@@ -45,6 +45,7 @@ class ClaimedFile:
     fence: int
     attempts: int
     generation: int
+    lost_leases: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

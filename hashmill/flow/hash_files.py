@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from hashmill.domain.errors import LeaseLost, LedgerUnavailable
 from hashmill.domain.job import FileState
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 SETTLE_EVERY_S = 1.0
 """A finished file waits at most so long for its neighbours before its result is written."""
+SUSPECT_PAUSE_S = 0.2
+"""A file that lost a lease before and finds another such file under way comes back after so long."""
 CLAIMS = 16**6
 """So many names for claims, one after the other; far more than a process works on at once."""
 
@@ -45,6 +47,32 @@ async def _work(tools: WorkTools, ticket: Ticket, owner: str) -> None:
     if not claimed:
         log.debug("ticket_void", extra={"run_id": ticket.run_id})
         return
+    suspects = [file for file in claimed if file.lost_leases]
+    if suspects:
+        await _one_at_a_time(tools, ticket, [file for file in claimed if not file.lost_leases], suspects)
+    else:
+        await _hash(tools, ticket, claimed)
+
+
+async def _one_at_a_time(
+    tools: WorkTools, ticket: Ticket, others: list[ClaimedFile], suspects: list[ClaimedFile]
+) -> None:
+    """A file that lost its lease before may be what kills: a process works on one such file at a time and lets the
+    others go, so that the next death tells the guilty one from those that were only beside it.
+    """
+    kept = [] if tools.suspect.locked() else suspects[:1]
+    back = [
+        FileOutcome(
+            file_no=file.file_no, fence=file.fence, state=FileState.READY, counted=False, retry_in_s=SUSPECT_PAUSE_S
+        )
+        for file in suspects[len(kept) :]
+    ]
+    async with tools.suspect if kept else nullcontext():
+        await tools.ledger.write(files.settle, ticket.run_id, back)
+        await _hash(tools, ticket, [*kept, *others])
+
+
+async def _hash(tools: WorkTools, ticket: Ticket, claimed: list[ClaimedFile]) -> None:
     run = await tools.ledger.read(runs.get, ticket.run_id)
     if run is None:
         raise LeaseLost(f"run {ticket.run_id} is not in the ledger")

@@ -57,14 +57,36 @@ class _Hold:
         return time.monotonic() < self.until_s
 
 
+@dataclass(slots=True)
+class _Patience:
+    """After a gap (a new leader, a ledger that was away) processes that live get `grace_s` to renew their leases."""
+
+    grace_s: float
+    seen_s: float = float("-inf")
+    over_s: float = float("inf")
+
+    def over(self) -> bool:
+        now_s = time.monotonic()
+        if now_s - self.seen_s > self.grace_s:
+            self.over_s = now_s + self.grace_s
+        return now_s >= self.over_s
+
+    def seen(self) -> None:
+        """A round went through."""
+        self.seen_s = time.monotonic()
+
+
 async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> None:
     dispatcher, deliverer = Dispatcher(), Deliverer(held=hold.sure)
 
     async def number() -> int:
         return await tools.ledger.write(entries.number)
 
+    patience = _Patience(tools.rules.file_lease_s / 3 + SWEEP_EVERY_S)
+
     async def swept() -> int:
-        await sweep(tools)
+        await sweep(tools, take_back=patience.over())
+        patience.seen()
         return 0
 
     duties = [

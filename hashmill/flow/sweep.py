@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -21,9 +22,11 @@ BUSY_FACTOR = 10
 """While the broker holds messages, a ticket counts as lost only after so many times `reissue_after_s`."""
 
 
-async def sweep(tools: WorkTools) -> Counter[str]:
-    """One round; returns what was done, by name."""
-    done: Counter[str] = Counter(await tools.ledger.write(_take_back_lapsed, tools))
+async def sweep(tools: WorkTools, *, take_back: bool = True) -> Counter[str]:
+    """One round; returns what was done, by name. Without `take_back` leases that ran out are left for a later round."""
+    done: Counter[str] = Counter()
+    if take_back:
+        done.update(await tools.ledger.write(_take_back_lapsed, tools))
     done["tickets_reissued"] = await _reissue(tools)
     done["keys_wiped"] = await tools.ledger.write(seal.wipe_expired)
     await tools.ledger.write(leases.purge, older_than_s=FORGET_PROCESSES_AFTER_S)
@@ -47,8 +50,15 @@ async def _reissue(tools: WorkTools) -> int:
 
 
 def _take_back_lapsed(connection: sa.Connection, tools: WorkTools) -> dict[str, int]:
-    """Files whose lease ran out are ready again; those that lost it too often are poison and set aside."""
-    found = files.lapsed(connection)
+    """Files whose lease ran out are ready again; those that lost it too often are poison and set aside.
+
+    A loss counts against the file only when its process is gone: one that lives was kept from the ledger.
+    """
+    alive = {lease.holder for lease in leases.listed(connection, leases.PROCESS) if lease.remaining_s > 0}
+    found = [
+        replace(file, lost_leases=file.lost_leases + ((file.lease_owner or "").partition("/")[0] not in alive))
+        for file in files.lapsed(connection)
+    ]
     poison = [file for file in found if file.lost_leases >= tools.rules.lost_leases_max]
     files.take_back(connection, [file for file in found if file.lost_leases < tools.rules.lost_leases_max])
     for file in poison:

@@ -130,6 +130,8 @@ class WorkTools(DoorTools):
     place_of: PlaceOf
     in_flight: asyncio.Semaphore
     draining: asyncio.Event
+    suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a file is worked on that lost its lease before."""
     claims: set[str] = field(default_factory=set)
     """The owners of the leases on files that this process is at work on; no others are renewed."""
     presence: Mapping[str, Any] = field(default_factory=dict)

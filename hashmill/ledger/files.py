@@ -174,6 +174,7 @@ def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: flo
             files.c.fence,
             files.c.attempts,
             files.c.generation,
+            files.c.lost_leases,
         )
     )
     claimed = [ClaimedFile(**row._mapping) for row in rows]
@@ -183,14 +184,15 @@ def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: flo
 def renew(connection: sa.Connection, *, owners: Sequence[str], lease_s: float) -> int:
     """Renew every lease that one of `owners` holds, in one statement; return how many.
 
-    A file whose result is just being written is passed over: waiting for it could be waiting for each other.
+    A lease that has run out, but that nobody took back, lives again: the fence is still its owner's, and a ledger that
+    was away for a while is no reason to read a large object twice. A file whose result is just being written is passed
+    over: waiting for it could be waiting for each other.
     """
     held = (
         sa.select(files.c.run_id, files.c.file_no)
         .where(
             files.c.lease_owner.in_(owners),
             among(files.c.state, FileState.RUNNING),
-            files.c.lease_until_ms >= now_ms(),
         )
         .with_for_update(skip_locked=True)
     )
@@ -311,7 +313,7 @@ def _close(connection: sa.Connection, run_id: str, ended: Sequence[FileOutcome],
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LapsedFile:
-    """A running file whose lease ran out; `lost_leases` counts this loss already."""
+    """A running file whose lease ran out; `lost_leases` counts the losses before this one."""
 
     run_id: str
     file_no: int
@@ -326,7 +328,7 @@ class LapsedFile:
 
 
 def lapsed(connection: sa.Connection, *, limit: int = 500) -> list[LapsedFile]:
-    """Return running files whose lease ran out, and lock their rows."""
+    """Return running files whose lease ran out, and lock their rows. `lost_leases` is what they had lost before."""
     rows = connection.execute(
         sa.select(
             files.c.run_id,
@@ -337,7 +339,7 @@ def lapsed(connection: sa.Connection, *, limit: int = 500) -> list[LapsedFile]:
             files.c.fence,
             files.c.attempts,
             files.c.generation,
-            (files.c.lost_leases + 1).label("lost_leases"),
+            files.c.lost_leases,
             files.c.lease_owner,
         )
         .where(
@@ -353,7 +355,7 @@ def lapsed(connection: sa.Connection, *, limit: int = 500) -> list[LapsedFile]:
 
 
 def take_back(connection: sa.Connection, found: Sequence[LapsedFile]) -> None:
-    """Make lapsed files ready again, with one lost lease more; the fence rises, so the late owner writes nothing."""
+    """Make lapsed files ready again, `lost_leases` as given; the fence rises, so the late owner writes nothing."""
     for file in found:
         connection.execute(
             sa.update(files)

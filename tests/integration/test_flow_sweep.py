@@ -1,5 +1,6 @@
 """What went quiet is taken back, what kills is retired, what nobody needs is wiped."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ from hashmill.flow.hash_files import hash_files
 from hashmill.flow.sweep import sweep
 from hashmill.ledger import entries, files, leases, seal
 from hashmill.ledger.engine import Ledger
+from hashmill.ledger.runs import Run
 from tests.helpers.fakes import RULES, Stage, delivered, dispatched, listed, run_now, staged
 from tests.helpers.ledger import claim, done, fresh_ledger, lapse
+from tests.helpers.wait import wait_until_async
 
 
 @pytest.fixture
@@ -35,8 +38,7 @@ async def test_a_file_whose_worker_died_is_handed_out_again_and_ends_right(stage
     lapse(stage.tools.ledger, run)
 
     swept = await sweep(stage.tools)
-    (again,) = await dispatched(stage)
-    await hash_files(stage.tools, again)
+    await _worked_off(stage, run)
     await delivered(stage)
 
     assert swept["leases_taken_back"] == 2
@@ -118,3 +120,48 @@ async def test_tickets_the_broker_still_holds_are_not_written_anew_so_soon(
         stage.queue.held, stage.queue.down = held, down
 
         assert (await sweep(stage.tools))["tickets_reissued"] == reissued
+
+
+async def test_a_loss_is_not_the_files_fault_while_its_process_lives(stage: Stage) -> None:
+    run = await listed(stage, 2)
+    stage.tools.ledger.write_now(leases.take, f"{leases.PROCESS}alive", "alive", lease_s=60)
+    for _ in range(RULES.lost_leases_max + 1):
+        (ticket,) = await dispatched(stage)
+        claim(stage.tools.ledger, ticket, owner="alive/1")
+        lapse(stage.tools.ledger, run)
+
+        assert (await sweep(stage.tools))["poison"] == 0
+
+    await _worked_off(stage, run)
+    assert (await run_now(stage, run)).files_failed == 0
+
+
+async def test_of_files_that_lost_their_lease_together_a_process_works_on_one_at_a_time(stage: Stage) -> None:
+    run = await listed(stage, 6)
+    (ticket,) = await dispatched(stage)
+    claim(stage.tools.ledger, ticket, owner="dead/1")
+    lapse(stage.tools.ledger, run)
+    await sweep(stage.tools)
+    gate = stage.storage.read_gate = asyncio.Event()
+    (again,) = await dispatched(stage)
+
+    working = asyncio.create_task(hash_files(stage.tools, again))
+    await wait_until_async(lambda: stage.storage.reading, timeout_s=5)
+
+    assert stage.tools.ledger.read_now(files.count_by_state, run.run_id) == {"running": 1, "ready": 5}
+    gate.set()
+    await working
+    await _worked_off(stage, run)
+    rows = stage.tools.ledger.read_now(files.of_run, run.run_id)
+    assert [(row.state, row.attempts) for row in rows] == [("done", 1)] * 6
+
+
+async def _worked_off(stage: Stage, run: Run) -> None:
+    """Hand out and work until the run has no open file."""
+
+    async def ended() -> bool:
+        for ticket in await dispatched(stage):
+            await hash_files(stage.tools, ticket)
+        return (await run_now(stage, run)).files_open == 0
+
+    await wait_until_async(ended, timeout_s=20)

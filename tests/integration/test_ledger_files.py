@@ -118,15 +118,18 @@ def test_a_transient_trouble_counts_an_attempt_and_a_released_file_does_not(ledg
     assert [number for number, _ in queue_ticket(ledger, run).files] == [released.file_no]
 
 
-def test_renewing_keeps_a_lease_alive_and_does_not_wake_a_lost_one(ledger: Ledger) -> None:
+def test_renewing_wakes_a_lapsed_lease_and_not_one_that_was_taken_back(ledger: Ledger) -> None:
     run = expanded_run(ledger, 2)
-    claim(ledger, queue_ticket(ledger, run, limit=1), owner="dead")
+    claim(ledger, queue_ticket(ledger, run, limit=1), owner="slow")
+    claim(ledger, queue_ticket(ledger, run, limit=1), owner="late")
     lapse(ledger, run)
-    claim(ledger, queue_ticket(ledger, run, limit=1), owner="alive")
 
-    assert ledger.write_now(files.renew, owners=["dead"], lease_s=30) == 0
-    assert ledger.write_now(files.renew, owners=["alive"], lease_s=30) == 1
-    assert [file.lease_owner for file in ledger.write_now(files.lapsed)] == ["dead"]
+    assert ledger.write_now(files.renew, owners=["slow"], lease_s=30) == 1
+    lapsed = ledger.write_now(files.lapsed)
+    ledger.write_now(files.take_back, lapsed)
+
+    assert [file.lease_owner for file in lapsed] == ["late"]
+    assert ledger.write_now(files.renew, owners=["late"], lease_s=30) == 0
 
 
 def test_a_ticket_nobody_claimed_is_issued_anew(ledger: Ledger) -> None:
