@@ -23,7 +23,7 @@ from hashmill.flow.tools import DoorTools, ObjectPlace, PlaceOf, Rules, Tenant, 
 from hashmill.home import app_home
 from hashmill.labdrive.origins import normal_origins
 from hashmill.labdrive.wire import WireTable, object_address, read_wire
-from hashmill.ledger import migrate
+from hashmill.ledger import migrate, seal
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.seal import Sealer
 from hashmill.settings import S3, S3Override, Settings
@@ -189,6 +189,7 @@ async def open_work(settings: Settings, *, slots: int, queues: list[str]) -> Asy
     async with AsyncExitStack() as stack:
         door = await stack.enter_async_context(open_door(settings))
         require_head(door.ledger)
+        door.ledger.read_now(seal.require_own, door.sealer)
         client = LabdriveClient(
             wire,
             Pace(

@@ -123,8 +123,11 @@ class Deliverer:
         try:
             access = await access_of(tools, run)
             check_origin(access.url, tools.rules.allowed_origins)
-        except (SecretExpired, OriginRefused) as fault:
+        except SecretExpired as fault:
             await self._refuse_all(tools, run, fault.error_class, str(fault))
+            return
+        except OriginRefused as fault:
+            await self._put_off(tools, run, fault)
             return
         taken = 0
         ends_s = time.monotonic() + TURN_S
@@ -134,6 +137,13 @@ class Deliverer:
                 break
         if not taken:
             await asyncio.sleep(tools.rules.tick_s)
+
+    async def _put_off(self, tools: WorkTools, run: Run, fault: OriginRefused) -> None:
+        """An origin that is not allowed any more may be a slip of the settings: what is owed waits, for its time."""
+        result = _Result()
+        for report in await tools.ledger.write(outbox.take, run.run_id, limit=BATCH):
+            _later(tools, report, fault.error_class, str(fault), 0.0, result)
+        await tools.ledger.write(outbox.mark, run.run_id, postponed=result.postponed, refused=result.refused)
 
     async def _send(self, tools: WorkTools, run: Run, access: ApiAccess, batch: Sequence[OwedReport]) -> bool:
         """Send a batch and write down how each report ended; False when the rest of the run must wait."""

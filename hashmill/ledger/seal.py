@@ -59,20 +59,42 @@ class Sealer:
         )
 
     def open(self, connection: sa.Connection, run_id: str) -> dict[str, Secret]:
-        """Return the keys of `run_id`, or raise `SecretExpired` when they were wiped or do not open."""
+        """Return the keys of `run_id`, or raise `SecretExpired` when they were wiped or altered.
+
+        Keys sealed with another sealing key are no fault of the run: `ConfigFault`, and the run waits.
+        """
         row = connection.execute(sa.select(secrets).where(secrets.c.run_id == run_id)).one_or_none()
         if row is None:
             raise SecretExpired(f"run {run_id}: its keys were wiped; post the event again")
         if row.key_id != self.key_id:
-            raise SecretExpired(
-                f"run {run_id}: its keys were sealed with key {row.key_id}, this process has {self.key_id}: "
-                "set secrets.seal_key to the key the intake used"
-            )
+            raise ConfigFault(_another_key(row.key_id, self.key_id))
         try:
             plain = self._cipher.decrypt(bytes(row.nonce), bytes(row.sealed), run_id.encode())
         except InvalidTag as error:
             raise SecretExpired(f"run {run_id}: its sealed keys were altered; post the event again") from error
         return {name: Secret(value) for name, value in json.loads(plain).items()}
+
+
+def require_own(connection: sa.Connection, sealer: Sealer) -> None:
+    """Raise `ConfigFault` when the ledger holds keys that were sealed with another sealing key than `sealer`'s."""
+    other = connection.execute(
+        sa.select(secrets.c.key_id).where(secrets.c.key_id != sealer.key_id).limit(1)
+    ).scalar_one_or_none()
+    if other is not None:
+        raise ConfigFault(_another_key(other, sealer.key_id))
+
+
+def _another_key(theirs: str, ours: str) -> str:
+    return (
+        f"the ledger holds keys sealed with sealing key {theirs}, this process has {ours}: set secrets.seal_key to the "
+        "key they were sealed with, the same for intake and workers"
+    )
+
+
+def replace(connection: sa.Connection, run_id: str, sealer: Sealer, keys: Mapping[str, Secret]) -> None:
+    """Seal `keys` in place of what `run_id` had."""
+    wipe(connection, run_id)
+    sealer.put(connection, run_id, keys)
 
 
 def wipe(connection: sa.Connection, run_id: str) -> None:

@@ -343,17 +343,26 @@ async def test_a_sender_whose_lease_may_be_over_sends_nothing_more(stage: Stage)
     assert stage.api.made("set_job_status", "create_message", "set_hash") == []
 
 
-async def test_wiped_keys_and_an_origin_no_longer_listed_set_the_reports_aside(ledger: Ledger) -> None:
+async def test_wiped_keys_set_the_reports_aside_and_an_origin_no_longer_listed_lets_them_wait(ledger: Ledger) -> None:
     with staged(ledger) as stage:
         wiped, unlisted = await hashed(stage, 1), await hashed(stage, 1, start=2, api_url=OTHER_ORIGIN)
         stage.tools.ledger.write_now(seal.wipe, wiped.run_id)
-        rules = replace(RULES, allowed_origins=RULES.allowed_origins - {OTHER_ORIGIN})
+        unlisting = replace(RULES, allowed_origins=RULES.allowed_origins - {OTHER_ORIGIN})
+        rules = replace(unlisting, report_base_s=3600.0, report_cap_s=3600.0)
         with staged(ledger, rules=rules, sealer=stage.tools.sealer) as later:
             await delivered(later)
 
             assert (await run_now(later, wiped)).error_class == "secret_expired"
-            assert (await run_now(later, unlisted)).error_class == "config"
+            waits = await run_now(later, unlisted)
+            assert (waits.state, waits.outbox_dead) == (RunState.SETTLED, 0)
             assert later.api.calls == []
+        impatient = replace(rules, report_give_up_after_s=-1.0)
+        ledger.write_now(lambda connection: connection.execute(sa.text("UPDATE outbox SET next_at_ms = 0")))
+        with staged(ledger, rules=impatient, sealer=stage.tools.sealer) as latest:
+            await delivered(latest)
+            ledger.write_now(lambda connection: connection.execute(sa.text("UPDATE outbox SET next_at_ms = 0")))
+            await delivered(latest)
+            assert (await run_now(latest, unlisted)).error_class == "config"
 
 
 async def test_a_run_that_is_not_expanded_yet_has_told_running_already(stage: Stage) -> None:

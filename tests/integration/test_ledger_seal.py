@@ -76,8 +76,11 @@ def test_another_sealing_key_says_which_one_is_needed_and_where_to_put_it(ledger
     ours, theirs = sealer(), sealer()
     run = sealed(ledger, ours)
 
-    with pytest.raises(SecretExpired, match=r"set secrets\.seal_key to the key the intake used") as fault:
+    with pytest.raises(ConfigFault, match=r"set secrets\.seal_key to the key they were sealed with") as fault:
         ledger.read_now(theirs.open, run.run_id)
+    with pytest.raises(ConfigFault, match=r"set secrets\.seal_key"):
+        ledger.read_now(seal.require_own, theirs)
+    ledger.read_now(seal.require_own, ours)
 
     assert ours.key_id in str(fault.value)
     assert theirs.key_id in str(fault.value)
