@@ -23,7 +23,9 @@ def advice(error_class: ErrorClass) -> str:
         case ErrorClass.S3_CHANGED_DURING_READ:
             return "Objects were replaced while they were read: wait until the upload is over."
         case ErrorClass.API_AUTH:
-            return "LABDRIVE refused the event's key: post the event again with a key that may do this."
+            return (
+                "LABDRIVE refused the event's key: post the same event with one that may do this, then replay the run."
+            )
         case ErrorClass.API_REJECTED:
             return "LABDRIVE refused the call: compare config/labdrive.toml with your platform's reference."
         case ErrorClass.API_UNAVAILABLE:
@@ -31,7 +33,7 @@ def advice(error_class: ErrorClass) -> str:
         case ErrorClass.CONFIG:
             return "A setting is wrong: the detail names it; `hashmill doctor` checks them all."
         case ErrorClass.SECRET_EXPIRED:
-            return "The event's keys are gone: post the event again with an idempotency key of its own."
+            return "The event's keys are gone: post the same event again, which seals them anew, then replay the run."
         case ErrorClass.INTERNAL:
             return "Look for the traceback in the workers' logs."
         case ErrorClass.LEASE_LOST:

@@ -8,11 +8,12 @@ import sqlalchemy as sa
 
 from hashmill.domain.errors import IdempotencyConflict
 from hashmill.domain.event import TriggerEvent, default_idempotency_key, event_digest, public_event
+from hashmill.domain.job import RunState
 from hashmill.domain.origin import origin_of
 from hashmill.domain.secret import Secret
 from hashmill.flow.tools import DoorTools
 from hashmill.labdrive.origins import check_origin
-from hashmill.ledger import runs
+from hashmill.ledger import runs, seal
 from hashmill.ledger.runs import Run
 
 RINGING_MAX = 100
@@ -62,8 +63,13 @@ def _accept(
         priority=event.priority,
         entry=entry,
     )
+    keys = _needed_keys(event, use_root=tools.rules.use_root_key)
     if made:
-        tools.sealer.put(connection, run.run_id, _needed_keys(event, use_root=tools.rules.use_root_key))
+        tools.sealer.put(connection, run.run_id, keys)
+    elif run.state is RunState.FAILED and run.event_digest == digest:
+        # Posted again with, perhaps, a key that works: the replay that follows is to use it.
+        seal.replace(connection, run.run_id, tools.sealer, keys)
+        seal.keep_for(connection, run.run_id, days=tools.rules.keep_keys_days)
     return run, made
 
 
