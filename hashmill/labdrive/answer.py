@@ -112,14 +112,19 @@ def _required_id(item: Any, field: Marked) -> str:
     return value
 
 
+SIZE_MAX_BYTES = 2**53 - 1
+"""The largest number every JSON reader keeps exactly (RFC 8259, 6), and so the largest an entry can tell."""
+
+
 def _size(item: Any, field: Marked) -> int | None:
     value = _field(item, field)
     if value is None or value == "":
         return None
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,20}", value):
-        return int(value)
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+        # No object is that large: the size counts as unknown, and the file is read all the same.
+        return value if value <= SIZE_MAX_BYTES else None
     raise ShapeWrong(f"{field.value!r} is no size in bytes")
 
 
