@@ -137,6 +137,7 @@ class StoredEntry:
     """One entry as stored; `leaf_index` is None until the sequencer has numbered it."""
 
     entry_id: str
+    tenant_id: str
     run_id: str
     kind: str
     leaf_index: int | None
@@ -186,6 +187,7 @@ def _paged(
 def _stored(row: Any) -> StoredEntry:
     return StoredEntry(
         entry_id=row.entry_id,
+        tenant_id=row.tenant_id,
         run_id=row.run_id,
         kind=row.kind,
         leaf_index=row.leaf_index,
@@ -211,12 +213,13 @@ PAGE = 1000
 
 def verify(connection: sa.Connection) -> Verification:
     """Walk the whole log and compare bytes with leaf hashes, bytes with canonical form, columns with bytes, numbers
-    with no gap, and the results in the `files` table with the entry of each.
+    with no gap, and the results in the `files` table with the entry of each. The triggers that keep what is written
+    must be there.
 
     Memory stays flat except for the faults, of which at most `FAULTS_MAX` are kept. Called in a transaction that sees
     one snapshot, so that what is written meanwhile is no fault.
     """
-    walk = _Walk(connection)
+    walk = _Walk(connection, faults=_missing_triggers(connection))
     count = 0
     for entry in walk.along(in_order(connection, page=PAGE)):
         if entry.leaf_index != count:
@@ -237,6 +240,29 @@ def verify(connection: sa.Connection) -> Verification:
     return Verification(
         entries=count, waiting=waits, files_hashed=walk.files_hashed, faults=tuple(walk.faults[:FAULTS_MAX])
     )
+
+
+INSERT_ONLY = ("entries", "positions")
+TRIGGERS = {"sqlite": ("no_update", "no_delete", "no_replace"), "postgresql": ("insert_only", "no_truncate")}
+"""What makes a table insert-only, by database: the ends of the names its triggers have in the migrations."""
+
+
+def _missing_triggers(connection: sa.Connection) -> list[str]:
+    """Return a fault for each trigger that is not there, or switched off."""
+    dialect = connection.dialect.name
+    there = set(
+        connection.execute(
+            sa.text(
+                # 'O' and 'A' fire in an ordinary session; 'D' and 'R' do not.
+                "SELECT tgname FROM pg_trigger WHERE tgenabled IN ('O', 'A') "
+                "AND tgrelid IN ('entries'::regclass, 'positions'::regclass)"
+                if dialect == "postgresql"
+                else "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name IN ('entries', 'positions')"
+            )
+        ).scalars()
+    )
+    expected = [(table, f"{table}_{end}") for table in INSERT_ONLY for end in TRIGGERS[dialect]]
+    return [f"{table} is not insert-only: no trigger {name}" for table, name in expected if name not in there]
 
 
 def _count(connection: sa.Connection, statement: sa.Select[Any]) -> int:
@@ -265,7 +291,9 @@ class _Walk:
                 body = self._body(entry)
                 if body is not None and entry.kind == "file_hashed":
                     self.files_hashed += 1
-                    hashed[entry.run_id][body.get("file_no", 0)] = body
+                    number = body.get("file_no", 0)
+                    newest = hashed[entry.run_id].get(number, body)
+                    hashed[entry.run_id][number] = max(newest, body, key=_generation)
             for run_id, told in hashed.items():
                 self._compare(run_id, told)
 
@@ -285,25 +313,50 @@ class _Walk:
             return None
         if not canonical:
             self.faults.append(f"{name}: the stored bytes are not canonical JSON")
-        columns = (entry.entry_id, entry.run_id, entry.kind, moment(entry.recorded_at_ms))
-        if columns != tuple(body.get(told) for told in ("entry_id", "run_id", "kind", "recorded_at")):
+        columns = (entry.entry_id, entry.tenant_id, entry.run_id, entry.kind, moment(entry.recorded_at_ms))
+        if columns != tuple(body.get(told) for told in ("entry_id", "tenant_id", "run_id", "kind", "recorded_at")):
             self.faults.append(f"{name}: its columns say something else than its bytes")
             return None
         return body
 
     def _compare(self, run_id: str, told: Mapping[int, Mapping[str, Any]]) -> None:
-        """Compare what entries tell of files with the table, where it still holds the result of that generation."""
-        rows = self.connection.execute(
-            sa.select(files.c.file_no, files.c.generation, files.c.digests).where(
-                files.c.run_id == run_id, files.c.file_no.in_(list(told)), files.c.state == FileState.DONE
+        """Compare what entries tell of files with the table, where no replay has opened the file since."""
+        rows = {
+            row.file_no: row
+            for row in self.connection.execute(
+                sa.select(
+                    files.c.file_no,
+                    files.c.generation,
+                    files.c.state,
+                    files.c.digests,
+                    files.c.path,
+                    files.c.size_bytes,
+                    files.c.verdict,
+                ).where(files.c.run_id == run_id, files.c.file_no.in_(list(told)))
             )
-        )
-        for row in rows:
-            body = told[row.file_no]
-            if row.generation != body.get("generation", 0):
+        }
+        for number, body in told.items():
+            row = rows.get(number)
+            name = f"file {number} of run {run_id}"
+            if row is None:
+                # A replay forgets a file without a path, and lists it anew.
+                if body.get("path") != "":
+                    self.faults.append(f"{name}: an entry says it was hashed, but the files table does not have it")
+                continue
+            if row.generation > _generation(body):
+                continue
+            if row.state != FileState.DONE or row.generation < _generation(body):
+                self.faults.append(f"{name}: an entry says it was hashed, but the files table has it as {row.state}")
                 continue
             self.results += 1
             if json.loads(row.digests or "{}") != body.get("digests"):
-                self.faults.append(
-                    f"file {row.file_no} of run {run_id}: the files table has other digests than its entry"
-                )
+                self.faults.append(f"{name}: the files table has other digests than its entry")
+            for column in ("path", "size_bytes", "verdict"):
+                if column in body and row._mapping[column] != body[column]:
+                    self.faults.append(f"{name}: the files table has another {column} than its entry")
+
+
+def _generation(body: Mapping[str, Any]) -> int:
+    """Return which replay of its run an entry belongs to, 0 for none."""
+    told = body.get("generation", 0)
+    return told if isinstance(told, int) else 0

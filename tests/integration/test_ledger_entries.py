@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,11 +19,13 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from hashmill.domain.errors import LedgerUnavailable
-from hashmill.ledger import entries, files
+from hashmill.domain.job import FileState
+from hashmill.domain.work import ClaimedFile, FileOutcome
+from hashmill.ledger import entries, files, replays
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.entries import StoredEntry, Verification
 from hashmill.ledger.tables import positions
-from tests.helpers.ledger import accept_run, claim, done, expanded_run, fresh_ledger, queue_ticket
+from tests.helpers.ledger import accept_run, claim, done, expanded_run, fresh_ledger, get_run, queue_ticket
 
 
 @pytest.fixture
@@ -200,9 +203,22 @@ def test_an_untouched_ledger_has_no_faults_and_counts_what_was_hashed(ledger: Le
 def worked(ledger: Ledger, count: int) -> str:
     run = expanded_run(ledger, count)
     claimed = claim(ledger, queue_ticket(ledger, run))
-    ledger.write_now(files.settle, run.run_id, [done(file) for file in claimed])
+    ledger.write_now(files.settle, run.run_id, [told(file) for file in claimed])
     number_all(ledger)
     return run.run_id
+
+
+def told(file: ClaimedFile) -> FileOutcome:
+    """Return the outcome of a hashed file whose entry says all that the files table keeps of it."""
+    outcome = done(file)
+    entry = {
+        **(outcome.entry or {}),
+        "path": file.path,
+        "size_bytes": outcome.size_bytes,
+        "verdict": outcome.verdict,
+        "generation": file.generation,
+    }
+    return replace(outcome, entry=entry)
 
 
 def altered_body(ledger: Ledger) -> None:
@@ -252,6 +268,39 @@ def lying_time(ledger: Ledger) -> None:
     execute(ledger, "UPDATE entries SET recorded_at_ms = recorded_at_ms - 86400000 WHERE kind = 'run_started'")
 
 
+def lying_tenant(ledger: Ledger) -> None:
+    unlock(ledger)
+    execute(ledger, "UPDATE entries SET tenant_id = 'other' WHERE kind = 'file_hashed'")
+
+
+def unlocked_entries(ledger: Ledger) -> None:
+    unlock(ledger)
+
+
+def unlocked_positions(ledger: Ledger) -> None:
+    unlock(ledger, "positions")
+
+
+def removed_file(ledger: Ledger) -> None:
+    execute(ledger, "DELETE FROM files WHERE file_no = 2")
+
+
+def failed_afterwards(ledger: Ledger) -> None:
+    execute(ledger, "UPDATE files SET state = 'failed' WHERE file_no = 2")
+
+
+def altered_path(ledger: Ledger) -> None:
+    execute(ledger, "UPDATE files SET path = 'other' WHERE file_no = 2")
+
+
+def altered_size(ledger: Ledger) -> None:
+    execute(ledger, "UPDATE files SET size_bytes = 11 WHERE file_no = 2")
+
+
+def altered_verdict(ledger: Ledger) -> None:
+    execute(ledger, "UPDATE files SET verdict = 'changed' WHERE file_no = 2")
+
+
 def removed_run(ledger: Ledger) -> None:
     unlock(ledger)
     unlock(ledger, "positions")
@@ -289,6 +338,14 @@ def result_without_entry(ledger: Ledger) -> None:
         (missing_position, "number 2 is missing"),
         (lying_column, "columns say something else"),
         (lying_time, "columns say something else"),
+        (lying_tenant, "columns say something else"),
+        (unlocked_entries, "entries is not insert-only"),
+        (unlocked_positions, "positions is not insert-only"),
+        (removed_file, "file 2 of run .* does not have it"),
+        (failed_afterwards, "file 2 of run .* has it as failed"),
+        (altered_path, "file 2 of run .* another path"),
+        (altered_size, "file 2 of run .* another size_bytes"),
+        (altered_verdict, "file 2 of run .* another verdict"),
         (removed_run, "1 runs have no run_accepted entry"),
         (removed_result, "1 files are done without an entry"),
         (altered_digest, "file 1 of run .* other digests"),
@@ -311,6 +368,21 @@ def test_whatever_was_forged_is_found(ledger: Ledger, forge: Callable[[Ledger], 
     found = ledger.read_now(entries.verify)
     assert found.faults
     assert [fault for fault in found.faults if re.search(complaint, fault)], found.faults
+
+
+def test_a_replay_is_no_forgery_before_during_and_after_the_second_reading(ledger: Ledger) -> None:
+    run_id = worked(ledger, 5)
+    run = get_run(ledger, run_id)
+    how: dict[str, Any] = {"everything": True, "error_class": None, "file_ids": (), "reports": [], "entry": {}}
+    ledger.write_now(replays.reopen, run, **how)
+    opened = verify(ledger)
+    one, two, *others = claim(ledger, queue_ticket(ledger, run))
+    gone = replace(told(two), state=FileState.FAILED, digests={}, entry={"file_no": 2, "generation": 1})
+    ledger.write_now(files.settle, run_id, [told(one), gone])
+    begun = verify(ledger)
+    ledger.write_now(files.settle, run_id, [told(file) for file in others])
+
+    assert [found.faults for found in (opened, begun, verify(ledger))] == [(), (), ()]
 
 
 def test_a_ledger_at_work_is_no_forged_one(ledger: Ledger) -> None:
