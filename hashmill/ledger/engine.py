@@ -136,6 +136,7 @@ class Ledger:
         # SQLite has one writer in all the world; a second thread lets a page be read beside it.
         self._threads = 2 if sqlite else threads
         self.engine = open_engine(url, threads=self._threads, timeout_s=timeout_s)
+        self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="ledger")
 
     async def write(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -144,13 +145,28 @@ class Ledger:
         Raises `LedgerUnavailable` when the database cannot be reached, is locked too long or is full.
         Cancelling the caller does not undo a transaction under way: it commits or fails as a whole.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: self.write_now(work, *args, **kwargs))
+        return await self._in_turn(lambda: self.write_now(work, *args, **kwargs))
 
     async def read(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `write`, in a transaction that only reads and so waits for no writer."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: self.read_now(work, *args, **kwargs))
+        return await self._in_turn(lambda: self.read_now(work, *args, **kwargs))
+
+    async def _in_turn(self, transaction: Callable[[], T]) -> T:
+        """Run `transaction` on a thread; one that has not begun within `timeout_s` never will, and counts as refused.
+
+        So behind a ledger that hangs a caller waits for its own time-out, not for those of everybody before it.
+        """
+        future = self._pool.submit(transaction)
+        waited = asyncio.wrap_future(future)
+        try:
+            done, _ = await asyncio.wait([waited], timeout=self._timeout_s)
+            if not done and future.cancel():
+                raise LedgerUnavailable(f"the ledger is too slow: nothing was begun within {self._timeout_s:g} s")
+            return await waited
+        except asyncio.CancelledError:
+            future.cancel()  # only what has not begun
+            waited.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else will look
+            raise
 
     def write_now(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """`write` for callers without a loop: the CLI, migrations, tests."""

@@ -349,3 +349,27 @@ def test_a_password_in_the_address_is_in_no_error(postgres: Databases) -> None:
 
     assert "secret-word" not in str(error.value)
     ledger.close()
+
+
+async def test_behind_a_ledger_that_hangs_each_caller_waits_for_its_own_time_out(tmp_path: Path) -> None:
+    with fresh_ledger(f"sqlite:///{tmp_path / 'slow.sqlite3'}") as ready:
+        url = str(ready.engine.url)
+    ledger = Ledger(url, timeout_s=0.5)
+    release = threading.Event()
+
+    def hang(connection: sa.Connection) -> None:
+        release.wait(20)
+
+    hanging = [asyncio.create_task(ledger.read(hang)) for _ in range(8)]
+    await asyncio.sleep(0)  # they stand in front
+    began_s = time.monotonic()
+    with pytest.raises(LedgerUnavailable, match="too slow"):
+        await ledger.read(entries.clock_ms)
+    waited_s = time.monotonic() - began_s
+    release.set()
+    ends = await asyncio.gather(*hanging, return_exceptions=True)
+    ledger.close()
+
+    assert waited_s < 5
+    assert sum(end is None for end in ends) == 2
+    assert sum(isinstance(end, LedgerUnavailable) for end in ends) == 6
