@@ -51,7 +51,7 @@ def read_files(ledger: Ledger, run: Run, count: int, failures: Mapping[str, Erro
             size_bytes=file.size_bytes,
             digests={} if error_class else DIGESTS,
             verdict="unreadable" if error_class else "no_baseline",
-            entry={"file_no": file.file_no, "path": file.path},
+            entry={"file_no": file.file_no, "path": file.path, "digests": {} if error_class else DIGESTS},
         )
         outcomes.append(outcome)
     assert ledger.write_now(files.settle, run.run_id, outcomes) == 0
