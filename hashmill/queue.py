@@ -15,6 +15,7 @@ from kombu import Connection, Exchange
 from kombu import Queue as KombuQueue
 from kombu.exceptions import KombuError
 
+from hashmill.domain.errors import ConfigFault
 from hashmill.domain.job import SizeClass
 from hashmill.domain.work import Ticket
 
@@ -33,8 +34,16 @@ QUEUES: Final = (FILES, BIG, RUNS)
 def make_app(url: str, *, cell: str, timeout_s: float = 3.0) -> Celery:
     """Return a Celery application that speaks to the broker at `url` with the keys of `cell`.
 
-    Sender and worker must agree on everything here, so both get it from here.
+    Sender and worker must agree on everything here, so both get it from here. Raises `ConfigFault` when `url` is no
+    address of a broker, or of one whose library is not installed; nothing is connected.
     """
+    try:
+        Connection(url).get_transport_cls()
+    except (KeyError, ImportError, AttributeError, ValueError):
+        # The address may hold a password, and these errors quote it.
+        raise ConfigFault(
+            "broker.url names no broker there is a library for: write redis://host:port/number, or rediss:// for TLS"
+        ) from None
     app = Celery("hashmill", broker=url, set_as_current=False)
     app.conf.update(
         task_serializer="json",

@@ -6,21 +6,40 @@ then the sheet `config/hashmill.toml`, then the defaults below. A test keeps the
 Settings are read once, by `assemble`, and passed down as plain values.
 """
 
+import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from hashmill.domain.errors import ConfigFault
 from hashmill.home import app_home
+
+
+def _words(value: Any) -> Any:
+    """Return a list written as text, in JSON or between commas, as a list."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return [word for part in value.split(",") if (word := part.strip())]
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('write a JSON list such as ["one", "two"], or one,two') from None
+
+
+Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
+"""A list of texts. The environment holds it as JSON or between commas."""
 
 
 class Section(BaseModel):
@@ -141,7 +160,7 @@ class Labdrive(Section):
     wire: str = Field(
         "labdrive.toml", description="File of paths and names; relative to config/. Correct a path there, not in code."
     )
-    allowed_origins: list[str] = Field(
+    allowed_origins: Words = Field(
         default_factory=list,
         description='Origins an event may name as api.url, e.g. ["https://labdrive.example.org"]; nothing else is ever called.',
     )
@@ -243,7 +262,7 @@ class Worker(Section):
 
     slots: int = Field(32, ge=1, le=1024, description="Tickets worked at once.")
     files_in_flight: int = Field(64, ge=1, le=4096, description="Files read at once, over all slots.")
-    queues: list[str] = Field(
+    queues: Words = Field(
         default_factory=lambda: ["files", "big", "runs"], description="Queues this process takes from."
     )
     lead: bool = Field(
@@ -280,7 +299,7 @@ class Logging(Section):
 class Tenant(Section):
     """One customer of this installation."""
 
-    api_origins: list[str] = Field(
+    api_origins: Words = Field(
         default_factory=list, description="Events that name one of these origins belong to this tenant."
     )
     weight: int = Field(1, ge=1, le=100, description="Share of the window against other tenants.")
@@ -341,5 +360,38 @@ def read_settings(**overrides: Any) -> Settings:
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)
         )
         raise ConfigFault(f"settings: {wrong}. See config/hashmill.toml for every knob and its unit") from None
+    except SettingsError:
+        # Its own words name the section only, and its cause holds the text.
+        wrong = ", ".join(_tables_not_json()) or "a variable of the environment"
+        raise ConfigFault(
+            f"settings: {wrong} must be a JSON object; to set one knob, write HASHMILL_SECTION__KNOB"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigFault(f"settings file is not TOML: {error}") from error
+
+
+def _tables_not_json() -> list[str]:
+    """Return the variables that stand for a whole section or table and hold no JSON."""
+    return [name for name, text in os.environ.items() if _names_a_table(name) and not _is_json(text)]
+
+
+def _names_a_table(variable: str) -> bool:
+    if not variable.upper().startswith("HASHMILL_"):
+        return False
+    kind: Any = Settings
+    for name in variable[len("HASHMILL_") :].lower().split("__"):
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif isinstance(kind, type) and issubclass(kind, BaseModel) and (field := kind.model_fields.get(name)):
+            kind = field.annotation
+        else:
+            return False
+    return get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -150,7 +150,10 @@ def _presence(ledger: Ledger) -> Iterator[Check]:
 
 
 def _broker(settings: Settings) -> Check:
-    queue = assemble.open_queue(settings)
+    try:
+        queue = assemble.open_queue(settings)
+    except ConfigFault as error:
+        return _failed("broker", str(error), "correct broker.url (HASHMILL_BROKER__URL)")
     try:
         waiting = queue.waiting()
     finally:

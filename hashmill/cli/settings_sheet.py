@@ -92,10 +92,10 @@ HEAD = """\
 
 Every knob, its default and its unit. Written by `make docs` from `hashmill/settings.py`; do not edit it here.
 
-A knob is set, the first that applies: in the environment as `HASHMILL_SECTION__KNOB` (lists and tables as JSON), in the
-TOML file named by `HASHMILL_CONFIG`, in `config/hashmill.toml`, or it has the default below. Secrets belong in the
-environment. `hashmill settings` prints what is in force. A name ending in `_s` is seconds, in `_bytes` bytes, in
-`_days` days.
+A knob is set, the first that applies: in the environment as `HASHMILL_SECTION__KNOB` (a list as JSON or with commas,
+a table as JSON), in the TOML file named by `HASHMILL_CONFIG`, in `config/hashmill.toml`, or it has the default below.
+Secrets belong in the environment. `hashmill settings` prints what is in force. A name ending in `_s` is seconds, in
+`_bytes` bytes, in `_days` days.
 """
 
 
