@@ -37,7 +37,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"\.?[\w-][\w./-]*\.(py|toml|md|yml|yaml|json|txt|env|html|css|js)|[\w-]+(/[\w.-]+)*/")
-MADE_UP = {"event.json"}
+MADE_UP = {"event.json", "hashmill.env", "hashmill-own.toml"}
 """Files an example asks its reader to have."""
 
 
