@@ -24,7 +24,7 @@ CONTAINER = "1"
 def road(folder: Path, out: Console, *, keep: bool, workers: int, as_json: bool) -> bool:
     """Start everything below `folder`, show the road, stop everything; return whether all was right."""
     began_s = time.monotonic()
-    with ExitStack() as stack:
+    with ExitStack() as stack, _last_word(out):
         with out.status("Starting …") as status:
             service = stack.enter_context(
                 local_service(
@@ -60,6 +60,16 @@ def road(folder: Path, out: Console, *, keep: bool, workers: int, as_json: bool)
                 "Stopping everything. `make demo KEEP=1` leaves it up, to look at the console page and post more."
             )
     return bool(verdict["good"])
+
+
+@contextmanager
+def _last_word(out: Console) -> Iterator[None]:
+    """Say that everything stops when Ctrl-C or SIGTERM ends the demo: stopping takes a moment."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        out.print("Stopping everything …")
+        raise
 
 
 def _fill(service: LocalService, out: Console) -> Mapping[str, Mapping[str, str]]:
@@ -129,7 +139,11 @@ def _judge(
             }
         )
     job = service.ask_sandbox("GET", f"/api/job/{job_id}")
-    messages = len(service.ask_sandbox("GET", f"/api/job/{job_id}/message?limit=10000&offset=0"))
+    told = service.ask_sandbox("GET", f"/api/job/{job_id}/message?limit=10000&offset=0")
+    # A worker that was killed may have told a thing twice.
+    messages = len({(message["file_id"], message["message"]) for message in told})
+    # One for each digest, and the closing one.
+    messages_expected = sum(map(len, expected.values())) + 1
     right = sum(row["as_computed_apart"] for row in rows)
     return {
         "run_id": run.run_id,
@@ -139,7 +153,11 @@ def _judge(
         "files_expected": len(expected),
         "job_status": job["status"],
         "job_messages": messages,
-        "good": right == len(rows) == len(expected) and job["status"] == "COMPLETED" and run.state == "completed",
+        "job_messages_expected": messages_expected,
+        "good": right == len(rows) == len(expected)
+        and messages == messages_expected
+        and job["status"] == "COMPLETED"
+        and run.state == "completed",
     }
 
 
@@ -164,7 +182,7 @@ def _show(verdict: Mapping[str, Any], out: Console) -> None:
     out.print(
         "LABDRIVE says: the job is",
         coloured(verdict["job_status"].lower()),
-        f"with {verdict['job_messages']} messages.",
+        f"with {verdict['job_messages']} of {verdict['job_messages_expected']} messages.",
     )
 
 
@@ -189,7 +207,7 @@ def _keep(service: LocalService, out: Console) -> None:
                 out.print(f"Worker {worker.pid} is gone; process {service.start_worker().pid} takes its place.")
             time.sleep(0.5)
     except KeyboardInterrupt:
-        out.print("Stopping …")
+        out.print("Stopping everything …")
 
 
 def _json(document: object) -> str:
