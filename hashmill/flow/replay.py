@@ -69,11 +69,11 @@ async def replay(tools: DoorTools, request: ReplayRequest) -> ReplayReport:
     if len(request.file_ids) > FILE_IDS_MAX:
         raise ReplayRefused(f"at most {FILE_IDS_MAX} file ids in one replay: ask for it in parts, or by run or job")
     if request.dry_run:
-        return await tools.ledger.read(_replay, request)
-    return await tools.ledger.write(_replay, request)
+        return await tools.ledger.read(_replay, request, tools.sealer.key_id)
+    return await tools.ledger.write(_replay, request, tools.sealer.key_id)
 
 
-def _replay(connection: sa.Connection, request: ReplayRequest) -> ReplayReport:
+def _replay(connection: sa.Connection, request: ReplayRequest, key_id: str) -> ReplayReport:
     selections, skipped = [], []
     # Oldest first, as the sweep takes them: who locks several runs does so in one order, else two wait for each other.
     for found in sorted(_runs(connection, request), key=lambda run: run.run_id):
@@ -89,7 +89,7 @@ def _replay(connection: sa.Connection, request: ReplayRequest) -> ReplayReport:
         listing_failed = run.state.ended and run.expanded_at_ms is None
         if not (selection.files or selection.reports_dead or listing_failed):
             continue
-        if refusal := _refusal(connection, run, request):
+        if refusal := _refusal(connection, run, request, key_id):
             if (request.run_id or request.job_id) and not request.dry_run:
                 raise ReplayRefused(refusal)
             skipped.append((run.run_id, refusal))
@@ -126,7 +126,7 @@ def _runs(connection: sa.Connection, request: ReplayRequest) -> Sequence[Run]:
     return found
 
 
-def _refusal(connection: sa.Connection, run: Run, request: ReplayRequest) -> str | None:
+def _refusal(connection: sa.Connection, run: Run, request: ReplayRequest, key_id: str) -> str | None:
     """Return why this run cannot be replayed now, or None."""
     if not (run.state.ended or request.force):
         return f"run {run.run_id} is {run.state}: wait until it has ended, or use force"
@@ -134,6 +134,10 @@ def _refusal(connection: sa.Connection, run: Run, request: ReplayRequest) -> str
         return (
             f"run {run.run_id}: its keys were wiped (at once after COMPLETED, after secrets.keep_days otherwise): "
             "post the event again with an Idempotency-Key of its own"
+        )
+    if not seal.kept(connection, run.run_id, key_id=key_id):
+        return (
+            f"run {run.run_id}: its keys were sealed with another sealing key: post the same event again, then replay"
         )
     return None
 

@@ -16,9 +16,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hashmill.domain.errors import ConfigFault, SecretExpired
+from hashmill.domain.job import RunState
 from hashmill.domain.secret import Secret
 from hashmill.ledger.engine import now_ms
-from hashmill.ledger.tables import secrets
+from hashmill.ledger.tables import runs, secrets
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -76,9 +77,12 @@ class Sealer:
 
 
 def require_own(connection: sa.Connection, sealer: Sealer) -> None:
-    """Raise `ConfigFault` when the ledger holds keys that were sealed with another sealing key than `sealer`'s."""
+    """Raise `ConfigFault` when a run that has not ended has keys that were sealed with another key than `sealer`'s."""
     other = connection.execute(
-        sa.select(secrets.c.key_id).where(secrets.c.key_id != sealer.key_id).limit(1)
+        sa.select(secrets.c.key_id)
+        .join(runs, runs.c.run_id == secrets.c.run_id)
+        .where(secrets.c.key_id != sealer.key_id, runs.c.state.in_([state for state in RunState if not state.ended]))
+        .limit(1)
     ).scalar_one_or_none()
     if other is not None:
         raise ConfigFault(_another_key(other, sealer.key_id))
@@ -119,7 +123,7 @@ def wipe_expired(connection: sa.Connection) -> int:
     return connection.execute(sa.delete(secrets).where(secrets.c.wipe_after_ms < now_ms())).rowcount
 
 
-def kept(connection: sa.Connection, run_id: str) -> bool:
-    """Return whether the keys of a run are still there."""
-    found = connection.execute(sa.select(secrets.c.run_id).where(secrets.c.run_id == run_id)).one_or_none()
-    return found is not None
+def kept(connection: sa.Connection, run_id: str, *, key_id: str | None = None) -> bool:
+    """Return whether the keys of a run are still there, and sealed with the key `key_id` when it is given."""
+    found = connection.execute(sa.select(secrets.c.key_id).where(secrets.c.run_id == run_id)).scalar_one_or_none()
+    return found is not None and key_id in (None, found)

@@ -81,6 +81,8 @@ def test_another_sealing_key_says_which_one_is_needed_and_where_to_put_it(ledger
     with pytest.raises(ConfigFault, match=r"set secrets\.seal_key"):
         ledger.read_now(seal.require_own, theirs)
     ledger.read_now(seal.require_own, ours)
+    assert not ledger.read_now(seal.kept, run.run_id, key_id=theirs.key_id)
+    assert ledger.read_now(seal.kept, run.run_id, key_id=ours.key_id)
 
     assert ours.key_id in str(fault.value)
     assert theirs.key_id in str(fault.value)
