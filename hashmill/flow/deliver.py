@@ -7,7 +7,6 @@ and alone. While an API is away its runs pause together, so an outage costs a fe
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +65,7 @@ class Deliverer:
 
     async def round(self, tools: WorkTools) -> int:
         """Start a sender for each run that owes something, up to `report_runs` at once; return how many are at work."""
-        self._collect()
+        self._collect(tools)
         room = tools.rules.report_runs - len(self.at_work)
         if room > 0:
             owing = await tools.ledger.read(outbox.runs_that_owe, after=self.after, limit=LOOK)
@@ -74,7 +73,7 @@ class Deliverer:
             self.after = owing[-1].run_id if len(owing) == LOOK else ""
             last = self.after
             for run in owing:
-                if run.run_id in self.at_work or not self._may_begin(run):
+                if run.run_id in self.at_work or not self._may_begin(tools, run):
                     continue
                 if len(self.at_work) == tools.rules.report_runs:
                     self.after = last
@@ -86,9 +85,9 @@ class Deliverer:
             await asyncio.wait(self.at_work.values(), timeout=tools.rules.tick_s, return_when=asyncio.FIRST_COMPLETED)
         return len(self.at_work)
 
-    def _collect(self) -> None:
+    def _collect(self, tools: WorkTools) -> None:
         """Take note of the senders that have ended."""
-        now_s = time.monotonic()
+        now_s = tools.clock_s()
         self.resting = {run_id: until_s for run_id, until_s in self.resting.items() if until_s > now_s}
         for run_id, task in list(self.at_work.items()):
             if not task.done():
@@ -109,12 +108,12 @@ class Deliverer:
         self.at_work.clear()
         self.apis.clear()
 
-    def _may_begin(self, run: OwingRun) -> bool:
+    def _may_begin(self, tools: WorkTools, run: OwingRun) -> bool:
         """Whether a sender may start: not while its run rests, its API pauses, or another asks whether that is back."""
         if run.run_id in self.resting:
             return False
         pause = self.pauses.get(run.api_url)
-        return pause is None or (pause.until_s <= time.monotonic() and run.api_url not in self.apis.values())
+        return pause is None or (pause.until_s <= tools.clock_s() and run.api_url not in self.apis.values())
 
     async def _serve(self, tools: WorkTools, run_id: str) -> None:
         run = await tools.ledger.read(runs.get, run_id)
@@ -130,10 +129,10 @@ class Deliverer:
             await self._put_off(tools, run, fault)
             return
         taken = 0
-        ends_s = time.monotonic() + TURN_S
+        ends_s = tools.clock_s() + TURN_S
         while self.held() and (batch := await tools.ledger.write(outbox.take, run_id, limit=BATCH)):
             taken += len(batch)
-            if not await self._send(tools, run, access, batch) or time.monotonic() > ends_s:
+            if not await self._send(tools, run, access, batch) or tools.clock_s() > ends_s:
                 break
         if not taken:
             await asyncio.sleep(tools.rules.tick_s)
@@ -184,7 +183,7 @@ class Deliverer:
         if result.away:
             pause = self.pauses.setdefault(run.api_url, Pause())
             pause.failures += 1
-            pause.until_s = time.monotonic() + max(
+            pause.until_s = tools.clock_s() + max(
                 result.away_s,
                 jittered(pause.failures, base_s=tools.rules.report_base_s, cap_s=tools.rules.report_cap_s),
             )

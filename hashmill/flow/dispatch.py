@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -47,7 +46,7 @@ class Dispatcher:
 
     async def round(self, tools: WorkTools) -> int:
         """Hand out what there is room for and return how many messages were sent."""
-        room = await tools.ledger.read(self._look, tools.rules)
+        room = await tools.ledger.read(self._look, tools.rules, tools.clock_s)
         tickets = await tools.ledger.write(self._choose, tools.rules, room) if room else []
         if tickets:
             loop = asyncio.get_running_loop()
@@ -74,13 +73,13 @@ class Dispatcher:
             count += await loop.run_in_executor(tools.threads, tools.queue.ring, run_id)
         return count
 
-    def _look(self, connection: sa.Connection, rules: Rules) -> Mapping[Lane, int]:
+    def _look(self, connection: sa.Connection, rules: Rules, clock_s: Callable[[], float]) -> Mapping[Lane, int]:
         """See what is open, and return for how many tickets of each lane there is room. Locks nothing."""
-        started_s = time.monotonic()
+        started_s = clock_s()
         if started_s >= self.look_at_s:
             found = {size_class: files.open_runs(connection, size_class) for lane in LANES for size_class in lane}
             self.open = {lane: _shares({size_class: found[size_class] for size_class in lane}) for lane in LANES}
-            ended_s = time.monotonic()
+            ended_s = clock_s()
             self.look_at_s = ended_s + min(LOOK_MAX_S, LOOK_SHARE * (ended_s - started_s))
             self._forget()
         lanes = [lane for lane in LANES if self.open[lane]]

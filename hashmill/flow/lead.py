@@ -6,7 +6,6 @@ Any process may take it. A leader that cannot renew in time stops by itself befo
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,13 +47,14 @@ class _Hold:
     """
 
     until_s: float
+    clock_s: Callable[[], float]
 
     @classmethod
     def from_now(cls, tools: WorkTools) -> "_Hold":
-        return cls(time.monotonic() + tools.rules.leader_lease_s)
+        return cls(tools.clock_s() + tools.rules.leader_lease_s, tools.clock_s)
 
     def sure(self) -> bool:
-        return time.monotonic() < self.until_s
+        return self.clock_s() < self.until_s
 
 
 @dataclass(slots=True)
@@ -62,18 +62,19 @@ class _Patience:
     """After a gap (a new leader, a ledger that was away) processes that live get `grace_s` to renew their leases."""
 
     grace_s: float
+    clock_s: Callable[[], float]
     seen_s: float = float("-inf")
     over_s: float = float("inf")
 
     def over(self) -> bool:
-        now_s = time.monotonic()
+        now_s = self.clock_s()
         if now_s - self.seen_s > self.grace_s:
             self.over_s = now_s + self.grace_s
         return now_s >= self.over_s
 
     def seen(self) -> None:
         """A round went through."""
-        self.seen_s = time.monotonic()
+        self.seen_s = self.clock_s()
 
 
 async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> None:
@@ -82,7 +83,7 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> 
     async def number() -> int:
         return await tools.ledger.write(entries.number)
 
-    patience = _Patience(tools.rules.file_lease_s / 3 + SWEEP_EVERY_S)
+    patience = _Patience(tools.rules.file_lease_s / 3 + SWEEP_EVERY_S, tools.clock_s)
 
     async def swept() -> int:
         await sweep(tools, take_back=patience.over())
@@ -132,13 +133,13 @@ async def _renew(tools: WorkTools, hold: _Hold) -> None:
         await asyncio.sleep(lease_s / 3)
         renewed = _Hold.from_now(tools)
         try:
-            async with asyncio.timeout(hold.until_s - lease_s / 6 - time.monotonic()):
+            async with asyncio.timeout(hold.until_s - lease_s / 6 - tools.clock_s()):
                 fence = await _take(tools)
         except TimeoutError:
             return
         if fence is not None:
             hold.until_s = renewed.until_s
-        elif time.monotonic() > hold.until_s - lease_s / 3:
+        elif tools.clock_s() > hold.until_s - lease_s / 3:
             return
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -130,6 +131,8 @@ class WorkTools(DoorTools):
     place_of: PlaceOf
     in_flight: asyncio.Semaphore
     draining: asyncio.Event
+    clock_s: Callable[[], float] = time.monotonic
+    """Seconds that only go forward, also while this process is stopped; for pauses of its own, never for a lease."""
     suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a file is worked on that lost its lease before."""
     claims: set[str] = field(default_factory=set)
