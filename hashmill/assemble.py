@@ -50,9 +50,9 @@ def open_ledger(settings: Settings) -> Ledger:
 
 
 def require_head(ledger: Ledger) -> None:
-    """Raise `ConfigFault` when the ledger's shape is not this version's."""
-    now, head = ledger.read_now(migrate.at), migrate.head(migrations_home())
-    if now != head:
+    """Raise `ConfigFault` when the ledger lacks what this version needs, or says that this version is too old for it."""
+    if not ledger.read_now(migrate.fits, migrations_home()):
+        now, head = ledger.read_now(migrate.at), migrate.head(migrations_home())
         raise ConfigFault(
             f"the ledger is at {now or 'nothing'}, this version needs {head}: run `hashmill ledger upgrade`"
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -15,6 +15,7 @@ import hashmill
 from hashmill.domain.job import RunState
 from hashmill.intake.broker import BrokerState
 from hashmill.intake.standing import Standing
+from hashmill.ledger.gates import GateKind
 
 BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -92,6 +93,10 @@ def _of_ledger(standing: Standing) -> Iterator[Metric]:
     )
     yield _gauge("hashmill_live_processes", "Worker processes that live.", len(standing.living))
     yield _gauge("hashmill_live_slots", "Their slots together.", standing.slots)
+    shut = [(kind, sum(gate.kind is kind for gate in seen.gates)) for kind in GateKind]
+    yield _labelled("hashmill_gates_shut", "APIs that are away, keys refused, dispatch held back.", "kind", shut)
+    for name, count in seen.counted.items():
+        yield CounterMetricFamily(f"hashmill_{name}", name.said, value=count)
 
 
 def _gauge(name: str, said: str, value: float | None) -> Metric:

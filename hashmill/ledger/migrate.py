@@ -9,6 +9,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from hashmill.ledger.engine import translated
+from hashmill.ledger.tables import shape
 
 
 def alembic_config(migrations: Path, connection: sa.Connection | None = None) -> Config:
@@ -45,3 +46,18 @@ def at(connection: sa.Connection) -> str | None:
 def head(migrations: Path) -> str | None:
     """Return the newest revision this installation knows."""
     return ScriptDirectory.from_config(alembic_config(migrations)).get_current_head()
+
+
+def fits(connection: sa.Connection, migrations: Path) -> bool:
+    """Return whether this installation may work on the ledger as it is.
+
+    It must have everything this version knows. It may have more: a migration only adds, and says in `shape` which
+    processes may go on, so that old and new ones work side by side while they are replaced.
+    """
+    now, known = at(connection), head(migrations)
+    if now == known:
+        return True
+    if now is None or known is None or now < known or not sa.inspect(connection).has_table(shape.name):
+        return False
+    works_from = connection.execute(sa.select(shape.c.works_from)).scalar_one_or_none()
+    return works_from is not None and works_from <= known

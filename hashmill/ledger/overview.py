@@ -6,13 +6,15 @@ own counters, and what moves is found through the indexes over what moves.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from hashmill.domain.counted import Counted
 from hashmill.domain.job import FileState, RunState
-from hashmill.ledger import leases
+from hashmill.ledger import counters, gates, leases
 from hashmill.ledger.engine import now_ms
+from hashmill.ledger.gates import ShutGate
 from hashmill.ledger.leases import Lease
 from hashmill.ledger.outbox import UNDELIVERED
 from hashmill.ledger.tables import files, outbox, runs
@@ -70,6 +72,8 @@ class Overview:
     oldest_unlisted_s: float | None
     leader: Lease | None
     processes: Sequence[Lease]
+    gates: Sequence[ShutGate] = ()
+    counted: Mapping[Counted, int] = field(default_factory=dict)
 
 
 def overview(connection: sa.Connection, *, leader: str) -> Overview:
@@ -83,6 +87,8 @@ def overview(connection: sa.Connection, *, leader: str) -> Overview:
         oldest_unlisted_s=_oldest_unlisted_s(connection),
         leader=next((lease for lease in leases.listed(connection, leader) if lease.name == leader), None),
         processes=leases.listed(connection, leases.PROCESS),
+        gates=gates.listed(connection),
+        counted=counters.all(connection),
     )
 
 

@@ -148,6 +148,7 @@ outbox = sa.Table(
     sa.Column("error_detail", sa.Text),
     sa.Column("created_at_ms", Ms, nullable=False),
     sa.Column("sent_at_ms", Ms),
+    sa.Column("uncertain", sa.Boolean),
     sa.Index(
         "ix_outbox_owed",
         "run_id",
@@ -204,3 +205,25 @@ secrets = sa.Table(
     sa.Column("sealed", sa.LargeBinary, nullable=False),
     sa.Column("wipe_after_ms", Ms),
 )
+
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+)
+
+gates = sa.Table(
+    "gates",
+    metadata,
+    sa.Column("name", sa.String(300), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("since_ms", Ms, nullable=False),
+    sa.Column("until_ms", Ms, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+"""What is held back, and until when: calls of an API, calls with one key, new tickets. No row: nothing is."""
+
+shape = sa.Table("shape", metadata, sa.Column("works_from", sa.String(32), primary_key=True))
+"""One row: the oldest revision whose processes may still work on this ledger."""

@@ -1,6 +1,7 @@
 """The migrations build exactly the tables the code knows, forwards, backwards, again, and by one at a time."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from hashmill.domain.errors import ConfigFault
 from hashmill.ledger import migrate
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.tables import metadata
+from hashmill.ledger.tables import shape as shape_table
 from tests.helpers.ledger import MIGRATIONS, accept_run, get_run
 
 INSERT_ONLY = ("entries", "positions")
@@ -207,3 +209,21 @@ def test_revisions_are_numbered_in_order_without_a_fork() -> None:
 def test_a_migration_imports_nothing_that_will_change() -> None:
     for path in (MIGRATIONS / "versions").glob("*.py"):
         assert "hashmill" not in path.read_text().replace("hashmill_insert_only", "")
+
+
+def test_an_older_process_may_work_on_a_newer_ledger_that_says_so(ledger: Ledger, tmp_path: Path) -> None:
+    """Old and new processes work side by side while they are replaced; a new one never on an old ledger."""
+    older = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, older, ignore=shutil.ignore_patterns("__pycache__", f"{head()}_*"))
+    upgrade(ledger, migrate.head(older) or "")
+
+    assert ledger.read_now(migrate.fits, older)
+    assert not ledger.read_now(migrate.fits, MIGRATIONS)
+
+    upgrade(ledger)
+    assert ledger.read_now(migrate.fits, older)
+    assert ledger.read_now(migrate.fits, MIGRATIONS)
+
+    ledger.write_now(lambda connection: connection.execute(sa.update(shape_table).values(works_from=head())))
+    assert not ledger.read_now(migrate.fits, older)
+    assert ledger.read_now(migrate.fits, MIGRATIONS)
