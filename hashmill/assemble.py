@@ -5,6 +5,7 @@ What only a worker needs is imported where it is opened, so that a command that 
 """
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from hashmill import __version__
-from hashmill.domain.errors import ConfigFault
+from hashmill.domain.errors import ConfigFault, LedgerUnavailable
 from hashmill.domain.origin import origin_of
 from hashmill.domain.secret import Secret
-from hashmill.flow.tools import DoorTools, ObjectPlace, PlaceOf, Rules, Tenant, WorkTools
+from hashmill.flow.tools import DoorTools, MillTools, ObjectPlace, PlaceOf, Rules, Tenant, WorkTools
 from hashmill.home import app_home
 from hashmill.labdrive.origins import normal_origins
 from hashmill.labdrive.wire import WireTable, object_address, read_wire
@@ -30,7 +31,13 @@ from hashmill.settings import S3, S3Override, Settings
 from hashmill.storage.config import StorageConfig, StoragePace
 
 if TYPE_CHECKING:
+    from hashmill.flow.trial import Trial
     from hashmill.queue import Queue
+
+log = logging.getLogger(__name__)
+
+LEDGER_PAUSE_MAX_S = 5.0
+"""Longest pause between two looks for a ledger that is away."""
 
 
 def process_name() -> str:
@@ -84,9 +91,11 @@ def rules_of(settings: Settings, wire: WireTable) -> Rules:
         file_lease_s=settings.leases.file_s,
         leader_lease_s=settings.leases.leader_s,
         lost_leases_max=settings.leases.lost_max,
+        lost_unproven_max=settings.leases.lost_unproven_max,
         attempts_max=settings.files.attempts_max,
         retry_base_s=settings.files.retry_base_s,
         retry_cap_s=settings.files.retry_cap_s,
+        outage_give_up_after_s=settings.files.outage_give_up_after_s,
         expand_give_up_after_s=settings.files.expand_give_up_after_s,
         page_files=settings.tickets.page_files,
         lookups=settings.labdrive.lookups,
@@ -98,6 +107,9 @@ def rules_of(settings: Settings, wire: WireTable) -> Rules:
         report_give_up_after_s=settings.report.give_up_after_s,
         report_base_s=settings.report.backoff_base_s,
         report_cap_s=settings.report.backoff_cap_s,
+        report_probe_cap_s=settings.report.probe_cap_s,
+        report_auth_give_up_after_s=settings.report.auth_give_up_after_s,
+        report_high_water=settings.report.high_water,
         window=settings.tickets.window,
         big_window=settings.tickets.big_window,
         batch_max=settings.tickets.batch_max,
@@ -177,32 +189,14 @@ async def open_door(settings: Settings) -> AsyncIterator[DoorTools]:
 
 
 @asynccontextmanager
-async def open_work(settings: Settings, *, slots: int, queues: list[str]) -> AsyncIterator[WorkTools]:
-    """Open what a worker and the leader use; everything lives on the running loop."""
+async def open_mill(settings: Settings, *, process: str) -> AsyncIterator[MillTools]:
+    """Open what reading one file takes; everything lives on the running loop."""
     from hashmill.hashing.engine import HashEngine
-    from hashmill.labdrive.client import LabdriveClient
-    from hashmill.labdrive.pace import Pace
     from hashmill.storage.budget import ByteBudget
     from hashmill.storage.client import Storage
 
     wire = open_wire(settings)
     async with AsyncExitStack() as stack:
-        door = await stack.enter_async_context(open_door(settings))
-        require_head(door.ledger)
-        door.ledger.read_now(seal.require_own, door.sealer)
-        client = LabdriveClient(
-            wire,
-            Pace(
-                connect_timeout_s=settings.labdrive.connect_timeout_s,
-                timeout_s=settings.labdrive.timeout_s,
-                answer_max_bytes=settings.labdrive.answer_max_bytes,
-                attempts=settings.labdrive.attempts,
-                backoff_base_s=settings.labdrive.backoff_base_s,
-                backoff_cap_s=settings.labdrive.backoff_cap_s,
-            ),
-            allowed_origins=door.rules.allowed_origins,
-        )
-        labdrive = await stack.enter_async_context(client)
         s3 = settings.s3
         storage = Storage(
             StoragePace(
@@ -222,6 +216,43 @@ async def open_work(settings: Settings, *, slots: int, queues: list[str]) -> Asy
         stack.push_async_callback(storage.close)
         engine = HashEngine(settings.hashing.threads or os.cpu_count() or 1, settings.hashing.inline_max_bytes)
         stack.callback(engine.close)
+        yield MillTools(
+            process=process,
+            rules=rules_of(settings, wire),
+            storage=storage,
+            engine=engine,
+            place_of=place_finder(settings, wire),
+        )
+
+
+@asynccontextmanager
+async def open_work(
+    settings: Settings, *, slots: int, queues: list[str], trial: "Trial | None" = None
+) -> AsyncIterator[WorkTools]:
+    """Open what a worker and the leader use, once the ledger is there; everything lives on the running loop."""
+    from hashmill.labdrive.client import LabdriveClient
+    from hashmill.labdrive.pace import Pace
+
+    wire = open_wire(settings)
+    async with AsyncExitStack() as stack:
+        door = await stack.enter_async_context(open_door(settings))
+        await _wait_for_ledger(door)
+        client = LabdriveClient(
+            wire,
+            Pace(
+                connect_timeout_s=settings.labdrive.connect_timeout_s,
+                timeout_s=settings.labdrive.timeout_s,
+                answer_max_bytes=settings.labdrive.answer_max_bytes,
+                attempts=settings.labdrive.attempts,
+                backoff_base_s=settings.labdrive.backoff_base_s,
+                backoff_cap_s=settings.labdrive.backoff_cap_s,
+            ),
+            allowed_origins=door.rules.allowed_origins,
+        )
+        labdrive = await stack.enter_async_context(client)
+        mill = await stack.enter_async_context(open_mill(settings, process=door.process))
+        if trial is not None:
+            stack.push_async_callback(trial.stop)
         yield WorkTools(
             ledger=door.ledger,
             queue=door.queue,
@@ -230,11 +261,12 @@ async def open_work(settings: Settings, *, slots: int, queues: list[str]) -> Asy
             process=door.process,
             threads=door.threads,
             labdrive=labdrive,
-            storage=storage,
-            engine=engine,
-            place_of=place_finder(settings, wire),
+            storage=mill.storage,
+            engine=mill.engine,
+            place_of=mill.place_of,
             in_flight=asyncio.Semaphore(settings.worker.files_in_flight),
             draining=asyncio.Event(),
+            trial=trial,
             presence={
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
@@ -243,3 +275,17 @@ async def open_work(settings: Settings, *, slots: int, queues: list[str]) -> Asy
                 "version": __version__,
             },
         )
+
+
+async def _wait_for_ledger(door: DoorTools) -> None:
+    """Return once the ledger answers and is ours. One that is away is asked again: ending would help nobody."""
+    pause_s = 0.5
+    while True:
+        try:
+            await asyncio.to_thread(require_head, door.ledger)
+            await door.ledger.read(seal.require_own, door.sealer)
+            return
+        except LedgerUnavailable as trouble:
+            log.warning("ledger_away", extra={"duty": "start", "reason": str(trouble)})
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LEDGER_PAUSE_MAX_S)

@@ -117,7 +117,11 @@ class S3(Section):
     secret_access_key: SecretStr = Field(SecretStr(""), description="Belongs to access_key_id.")
     session_token: SecretStr = Field(SecretStr(""), description="For temporary credentials.")
     connect_timeout_s: float = Field(10.0, gt=0, description="Time to reach the server.")
-    idle_timeout_s: float = Field(60.0, gt=0, description="A stream that sends nothing for so long is cut and resumed.")
+    idle_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        description="A stream that sends nothing for so long is cut and resumed; short, so that a path that comes back is used within 30 s.",
+    )
     min_bytes_per_s: int = Field(
         1024, ge=0, description="A stream slower than this over throughput_window_s is cut; 0 switches it off."
     )
@@ -201,6 +205,17 @@ class Report(Section):
         0.5, gt=0, description="First ceiling of the jittered pause between tries of one report."
     )
     backoff_cap_s: float = Field(300.0, gt=0, description="Largest ceiling of that pause.")
+    probe_cap_s: float = Field(
+        20.0, gt=0, description="Longest pause between two calls that ask whether an API that was away is back."
+    )
+    auth_give_up_after_s: float = Field(
+        3600.0, ge=0, description="A key LABDRIVE refused for so long is given up, and what is owed with it set aside."
+    )
+    high_water: int = Field(
+        200_000,
+        ge=1,
+        description="With more reports owed no new tickets are handed out, until four fifths of it are owed.",
+    )
 
 
 class Tickets(Section):
@@ -239,9 +254,20 @@ class Leases(Section):
         30.0, gt=0, description="Lease on a file; renewed every third of it, on the database's clock."
     )
     leader_s: float = Field(
-        5.0, gt=0, description="Lease on the duties of the leader: dispatch, delivery, sweep, numbering."
+        3.0,
+        gt=0,
+        description="Lease on the duties of the leader: dispatch, delivery, sweep, numbering; a dead one is followed within two seconds more.",
     )
-    lost_max: int = Field(3, ge=1, description="A file that lost its lease so often is poison and set aside.")
+    lost_max: int = Field(
+        3,
+        ge=1,
+        description="A file that lost its lease and then ended the process it was tried in, so often in all, is poison and set aside.",
+    )
+    lost_unproven_max: int = Field(
+        10,
+        ge=1,
+        description="The same without proof: the file lost its lease so often with the whole worker, which others may have ended.",
+    )
 
 
 class Files(Section):
@@ -252,6 +278,11 @@ class Files(Section):
         1.0, gt=0, description="First ceiling of the jittered pause between tries of one file; doubles each time."
     )
     retry_cap_s: float = Field(300.0, gt=0, description="Largest ceiling of that pause.")
+    outage_give_up_after_s: float = Field(
+        86_400.0,
+        gt=0,
+        description="So long an S3 server may be away before its files fail; until then no attempt of theirs is counted.",
+    )
     expand_give_up_after_s: float = Field(
         3600.0, gt=0, description="A run whose files could not be listed for so long fails."
     )

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 from hashmill.assemble import open_work
@@ -16,12 +18,15 @@ from hashmill.domain.errors import LedgerUnavailable
 from hashmill.flow.lead import lead
 from hashmill.flow.present import keep_leases, leave
 from hashmill.flow.tools import WorkTools
+from hashmill.flow.trial import Trial
 from hashmill.settings import Settings
 from worker.loop import LoopThread
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 20.0
+TRIAL = (sys.executable, "-P", str(Path(__file__).with_name("trial.py")))
+"""Run as a file, so that it is found in a checkout and in an installed package alike; it reads the same settings."""
 
 
 class WorkerHouse:
@@ -46,7 +51,9 @@ class WorkerHouse:
 
     async def _open(self, slots: int, queues: list[str]) -> WorkTools:
         self._stop_leading = asyncio.Event()
-        return await self._stack.enter_async_context(open_work(self._settings, slots=slots, queues=queues))
+        return await self._stack.enter_async_context(
+            open_work(self._settings, slots=slots, queues=queues, trial=Trial(TRIAL))
+        )
 
     @property
     def tools(self) -> WorkTools:

@@ -3,13 +3,15 @@
 import asyncio
 import itertools
 import logging
+import random
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 
-from hashmill.domain.errors import LeaseLost, LedgerUnavailable
-from hashmill.domain.job import FileState
+from hashmill.domain.errors import ErrorClass, HashmillError, LeaseLost, LedgerUnavailable
 from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
-from hashmill.flow.hash_one import after_error, hash_one
+from hashmill.flow.endpoints import endpoint_of, is_back, pause_s
+from hashmill.flow.hash_one import after_error, hash_one, later, place_of
 from hashmill.flow.tools import WorkTools
 from hashmill.ledger import files, runs
 from hashmill.ledger.runs import Run
@@ -18,8 +20,11 @@ log = logging.getLogger(__name__)
 
 SETTLE_EVERY_S = 1.0
 """A finished file waits at most so long for its neighbours before its result is written."""
-SUSPECT_PAUSE_S = 0.2
-"""A file that lost a lease before and finds another such file under way comes back after so long."""
+SUSPECTS_MAX = 16
+"""Most suspects kept of one ticket. They are read one after the other, and all of them lose their lease together when
+somebody ends the worker: few, so that nobody innocent loses it too often."""
+SUSPECT_PAUSE_S = (1.0, 4.0)
+"""Suspects whose turn is not now come back after so long."""
 CLAIMS = 16**6
 """So many names for claims, one after the other; far more than a process works on at once."""
 
@@ -38,6 +43,11 @@ async def hash_files(tools: WorkTools, ticket: Ticket) -> None:
     tools.claims.add(owner)
     try:
         await _work(tools, ticket, owner)
+    except asyncio.CancelledError:
+        with suppress(LedgerUnavailable):
+            # Should the ledger be away as well, the leases run out and the sweep takes the files back.
+            await asyncio.shield(tools.ledger.write(files.release, owner=owner))
+        raise
     finally:
         tools.claims.discard(owner)
 
@@ -47,47 +57,71 @@ async def _work(tools: WorkTools, ticket: Ticket, owner: str) -> None:
     if not claimed:
         log.debug("ticket_void", extra={"run_id": ticket.run_id})
         return
-    suspects = [file for file in claimed if file.lost_leases]
-    if suspects:
-        await _one_at_a_time(tools, ticket, [file for file in claimed if not file.lost_leases], suspects)
-    else:
-        await _hash(tools, ticket, claimed)
-
-
-async def _one_at_a_time(
-    tools: WorkTools, ticket: Ticket, others: list[ClaimedFile], suspects: list[ClaimedFile]
-) -> None:
-    """A file that lost its lease before may be what kills: a process works on one such file at a time and lets the
-    others go, so that the next death tells the guilty one from those that were only beside it.
-    """
-    kept = [] if tools.suspect.locked() else suspects[:1]
-    back = [
-        FileOutcome(
-            file_no=file.file_no, fence=file.fence, state=FileState.READY, counted=False, retry_in_s=SUSPECT_PAUSE_S
-        )
-        for file in suspects[len(kept) :]
-    ]
-    async with tools.suspect if kept else nullcontext():
-        await tools.ledger.write(files.settle, ticket.run_id, back)
-        await _hash(tools, ticket, [*kept, *others])
-
-
-async def _hash(tools: WorkTools, ticket: Ticket, claimed: list[ClaimedFile]) -> None:
     run = await tools.ledger.read(runs.get, ticket.run_id)
     if run is None:
         raise LeaseLost(f"run {ticket.run_id} is not in the ledger")
-    work = {asyncio.create_task(_in_turn(tools, run, file)): file for file in claimed}
+    if (waiting := await _waiting_for_storage(tools, run, claimed)) is not None:
+        await _settle(tools, run, waiting)
+        return
+    suspects = [file for file in claimed if file.lost_leases]
+    if suspects:
+        await _suspects_apart(tools, run, [file for file in claimed if not file.lost_leases], suspects)
+    else:
+        await _hash(tools, run, claimed)
+
+
+async def _waiting_for_storage(tools: WorkTools, run: Run, claimed: list[ClaimedFile]) -> list[FileOutcome] | None:
+    """Return the outcomes of files whose S3 server is away, none of them tried; None where it is not known to be."""
+    if not tools.endpoints:
+        return None
+    try:
+        place = place_of(tools, run, claimed[0])
+    except HashmillError:
+        return None  # said where the file is tried
+    if await is_back(tools, place):
+        return None
+    log.warning("storage_away", extra={"run_id": run.run_id, "files": len(claimed)})
+    return [
+        replace(
+            later(file, retry_in_s=pause_s(endpoint_of(tools, place))),
+            error_class=ErrorClass.S3_TIMEOUT,
+            error_detail="the S3 server is away",
+        )
+        for file in claimed
+    ]
+
+
+async def _suspects_apart(tools: WorkTools, run: Run, others: list[ClaimedFile], suspects: list[ClaimedFile]) -> None:
+    """A file that lost its lease before may be what kills: a process reads one such file at a time, apart from the
+    others, and only once the place for it is there. So each of them stays claimed for a moment only.
+    """
+    trial_ready = tools.trial is None or tools.trial.warm_up() is None
+    kept = suspects[:SUSPECTS_MAX] if trial_ready and not tools.suspect.locked() else []
+    if tools.trial is None:
+        kept = kept[:1]
+    back = [
+        later(file, retry_in_s=random.uniform(*SUSPECT_PAUSE_S))  # noqa: S311 - spreads load, keeps no secret
+        for file in suspects[len(kept) :]
+    ]
+    async with tools.suspect if kept else nullcontext():
+        await _settle(tools, run, back)
+        await _hash(tools, run, [*kept, *others])
+
+
+async def _hash(tools: WorkTools, run: Run, claimed: list[ClaimedFile]) -> None:
+    one_suspect = asyncio.Lock()
+    work = {asyncio.create_task(_in_turn(tools, run, file, one_suspect)): file for file in claimed}
     try:
         await _settle_as_they_end(tools, run, work)
     except asyncio.CancelledError:
-        await _give_back(tools, run, work)
+        await _keep_what_is_done(tools, run, work)
         raise
     finally:
         await _stopped(work)
 
 
 async def _claimed(tools: WorkTools, ticket: Ticket, owner: str) -> list[ClaimedFile]:
-    """Claim the ticket's files; cancelled meanwhile, let them go again."""
+    """Claim the ticket's files; cancelled meanwhile, wait until it is known what was claimed."""
     claiming = asyncio.ensure_future(
         tools.ledger.write(files.claim, ticket, owner=owner, lease_s=tools.rules.file_lease_s)
     )
@@ -96,12 +130,11 @@ async def _claimed(tools: WorkTools, ticket: Ticket, owner: str) -> list[Claimed
     except asyncio.CancelledError:
         with suppress(LedgerUnavailable):
             await claiming
-            await tools.ledger.write(files.release, owner=owner)
         raise
 
 
-async def _in_turn(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome:
-    async with tools.in_flight:
+async def _in_turn(tools: WorkTools, run: Run, file: ClaimedFile, one_suspect: asyncio.Lock) -> FileOutcome:
+    async with one_suspect if file.lost_leases else nullcontext(), tools.in_flight:
         return await hash_one(tools, run, file)
 
 
@@ -140,18 +173,12 @@ async def _settle(tools: WorkTools, run: Run, outcomes: list[FileOutcome]) -> No
         log.warning("results_refused", extra={"run_id": run.run_id, "files": refused})
 
 
-async def _give_back(tools: WorkTools, run: Run, work: dict[asyncio.Task[FileOutcome], ClaimedFile]) -> None:
-    """Stop what is under way; write what is finished, release the rest with no attempt counted."""
+async def _keep_what_is_done(tools: WorkTools, run: Run, work: dict[asyncio.Task[FileOutcome], ClaimedFile]) -> None:
+    """Stop what is under way and write what is finished."""
     await _stopped(work)
-    outcomes = [
-        _outcome(tools, run, task, file)
-        if not task.cancelled()
-        else FileOutcome(file_no=file.file_no, fence=file.fence, state=FileState.READY, counted=False)
-        for task, file in work.items()
-    ]
+    done = [_outcome(tools, run, task, file) for task, file in work.items() if not task.cancelled()]
     with suppress(LedgerUnavailable):
-        # Should the ledger be away as well, the leases run out and the sweep takes the files back.
-        await asyncio.shield(tools.ledger.write(files.settle, run.run_id, outcomes))
+        await asyncio.shield(tools.ledger.write(files.settle, run.run_id, done))
 
 
 async def _stopped(tasks: Iterable[asyncio.Task[FileOutcome]]) -> None:

@@ -1,6 +1,8 @@
 """One claimed file: found, read once, hashed, judged."""
 
+import asyncio
 import logging
+from dataclasses import replace
 
 from hashmill.domain.digest import HashedObject
 from hashmill.domain.errors import (
@@ -10,6 +12,8 @@ from hashmill.domain.errors import (
     ObjectChanged,
     ObjectTruncated,
     RunFault,
+    StorageThrottled,
+    StorageTimeout,
     Transient,
 )
 from hashmill.domain.job import FileState
@@ -18,7 +22,9 @@ from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
 from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
-from hashmill.flow.tools import ObjectPlace, WorkTools
+from hashmill.flow.endpoints import endpoint_of, is_outage, pause_s
+from hashmill.flow.tools import Mill, ObjectPlace, WorkTools
+from hashmill.flow.trial import REST_S, Question, Trial, TrialEnded
 from hashmill.ledger.runs import Run
 from hashmill.storage.config import ObjectHead
 
@@ -28,21 +34,71 @@ DETAIL_MAX_CHARS = 1000
 
 
 async def hash_one(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome:
-    """Return how the work on one file ended; raises what is no trouble of this file (a bug, a cancellation)."""
+    """Return how the work on one file ended; raises what is no trouble of this file (a bug, a cancellation).
+
+    An outage of the S3 server is no trouble of this file: it comes back, and no attempt is counted.
+    """
+    began_s = tools.clock_s()
     try:
-        place = tools.place_of(run.tenant_id, run.container_id, run.storage_id, file.file_id, file.path)
-        head = await tools.storage.head(place.config, place.bucket, place.key)
-        async with tools.storage.read(place.config, place.bucket, place.key, head) as blocks:
-            hashed = await tools.engine.digest(blocks, run.algorithms)
-        if hashed.size_bytes != head.size_bytes:
-            raise ObjectTruncated(place.key, expected_bytes=head.size_bytes, received_bytes=hashed.size_bytes)
+        place = place_of(tools, run, file)
+        if file.lost_leases and tools.trial is not None:
+            outcome = await _tried(tools, tools.trial, run, file)
+        else:
+            outcome = await read_one(tools, run, file)
+    except (StorageThrottled, StorageTimeout) as error:
+        if await is_outage(tools, place, error, began_s=began_s):
+            return not_now(tools, run, file, error, retry_in_s=pause_s(endpoint_of(tools, place)))
+        return after_error(tools, run, file, error)
     except HashmillError as error:
         return after_error(tools, run, file, error)
-    return _done(tools, run, file, place, head, hashed)
+    if outcome.state is FileState.DONE:
+        endpoint_of(tools, place).was_served(tools.clock_s())
+    return outcome
+
+
+async def read_one(mill: Mill, run: Run, file: ClaimedFile) -> FileOutcome:
+    """Return the outcome of a file that was found, read and hashed; raises what prevented it."""
+    place = place_of(mill, run, file)
+    head = await mill.storage.head(place.config, place.bucket, place.key)
+    async with mill.storage.read(place.config, place.bucket, place.key, head) as blocks:
+        hashed = await mill.engine.digest(blocks, run.algorithms)
+    if hashed.size_bytes != head.size_bytes:
+        raise ObjectTruncated(place.key, expected_bytes=head.size_bytes, received_bytes=hashed.size_bytes)
+    return _done(mill, run, file, place, head, hashed)
+
+
+def place_of(mill: Mill, run: Run, file: ClaimedFile) -> ObjectPlace:
+    """Return where the file's bytes are; raises `ConfigFault`."""
+    return mill.place_of(run.tenant_id, run.container_id, run.storage_id, file.file_id, file.path)
+
+
+async def _tried(tools: WorkTools, trial: Trial, run: Run, file: ClaimedFile) -> FileOutcome:
+    """Read a suspect apart; when that ends a process again and again, the file is set aside."""
+    ended = 0
+    while True:
+        if (starting := trial.warm_up()) is not None:
+            await asyncio.shield(starting)
+        if not trial.ready:
+            return later(file, retry_in_s=jittered(1, base_s=REST_S, cap_s=REST_S))
+        try:
+            return await trial.read(Question(process=tools.process, run=run, file=file))
+        except TrialEnded as news:
+            ended += 1
+            log.error(
+                "trial_ended", extra={"run_id": run.run_id, "file_no": file.file_no, "how": str(news), "time": ended}
+            )
+            if file.lost_leases + ended >= tools.rules.lost_leases_max:
+                detail = (
+                    f"lost its lease {file.lost_leases} times, and ended the process it was tried in {ended} times, "
+                    f"the last one by {news}"
+                )
+                return failed_for_good(
+                    tools, run, file, state=FileState.DEAD, error_class=ErrorClass.POISON, detail=detail
+                )
 
 
 def _done(
-    tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPlace, head: ObjectHead, hashed: HashedObject
+    mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, head: ObjectHead, hashed: HashedObject
 ) -> FileOutcome:
     verdict = Verdict.NO_BASELINE
     entry = {
@@ -62,7 +118,7 @@ def _done(
         "generation": file.generation,
         "attempt": file.attempts + 1,
         "fence": file.fence,
-        "process": tools.process,
+        "process": mill.process,
     }
     return FileOutcome(
         file_no=file.file_no,
@@ -74,8 +130,25 @@ def _done(
         version_id=head.version_id,
         verdict=verdict,
         entry=entry,
-        reports=words.hashed(file.file_no, file.file_id, hashed.digests, messages=tools.rules.messages),
+        reports=words.hashed(file.file_no, file.file_id, hashed.digests, messages=mill.rules.messages),
     )
+
+
+def later(file: ClaimedFile, *, retry_in_s: float) -> FileOutcome:
+    """Return the outcome of a file that nothing was tried with: again after so long, no attempt counted."""
+    return FileOutcome(
+        file_no=file.file_no, fence=file.fence, state=FileState.READY, counted=False, retry_in_s=retry_in_s
+    )
+
+
+def not_now(tools: WorkTools, run: Run, file: ClaimedFile, error: HashmillError, *, retry_in_s: float) -> FileOutcome:
+    """Return the same with the trouble that is in the way, and is not the file's."""
+    detail = one_line(str(error), max_chars=DETAIL_MAX_CHARS)
+    log.warning(
+        "file_waits",
+        extra={"run_id": run.run_id, "file_no": file.file_no, "error_class": error.error_class, "reason": detail},
+    )
+    return replace(later(file, retry_in_s=retry_in_s), error_class=error.error_class, error_detail=detail)
 
 
 def after_error(tools: WorkTools, run: Run, file: ClaimedFile, error: BaseException) -> FileOutcome:
@@ -90,7 +163,7 @@ def after_error(tools: WorkTools, run: Run, file: ClaimedFile, error: BaseExcept
     attempt = file.attempts + 1
     hopeless = isinstance(error, FileFault | RunFault)
     if not hopeless and attempt < tools.rules.attempts_max:
-        pause_s = jittered(file.attempts, base_s=tools.rules.retry_base_s, cap_s=tools.rules.retry_cap_s)
+        after_s = jittered(file.attempts, base_s=tools.rules.retry_base_s, cap_s=tools.rules.retry_cap_s)
         asked_s = error.retry_after_s if isinstance(error, Transient) else None
         log.warning(
             "file_postponed",
@@ -108,7 +181,7 @@ def after_error(tools: WorkTools, run: Run, file: ClaimedFile, error: BaseExcept
             state=FileState.READY,
             error_class=error_class,
             error_detail=detail,
-            retry_in_s=max(pause_s, asked_s or 0.0),
+            retry_in_s=max(after_s, asked_s or 0.0),
         )
     return failed_for_good(
         tools,

@@ -50,17 +50,18 @@ async def _reissue(tools: WorkTools) -> int:
 
 
 def _take_back_lapsed(connection: sa.Connection, tools: WorkTools) -> dict[str, int]:
-    """Files whose lease ran out are ready again; those that lost it too often are poison and set aside.
+    """Files whose lease ran out are ready again; those that lost it far too often are poison and set aside.
 
-    A loss counts against the file only when its process is gone: one that lives was kept from the ledger.
+    A loss counts against the file only when its process is gone: one that lives was kept from the ledger. Even then it
+    is no proof, so the limit is high; the proof comes from the trial (`hash_one`).
     """
     alive = {lease.holder for lease in leases.listed(connection, leases.PROCESS) if lease.remaining_s > 0}
     found = [
         replace(file, lost_leases=file.lost_leases + ((file.lease_owner or "").partition("/")[0] not in alive))
         for file in files.lapsed(connection)
     ]
-    poison = [file for file in found if file.lost_leases >= tools.rules.lost_leases_max]
-    files.take_back(connection, [file for file in found if file.lost_leases < tools.rules.lost_leases_max])
+    poison = [file for file in found if file.lost_leases >= tools.rules.lost_unproven_max]
+    files.take_back(connection, [file for file in found if file.lost_leases < tools.rules.lost_unproven_max])
     for file in poison:
         run = runs.get(connection, file.run_id)
         if run is not None:

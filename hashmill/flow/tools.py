@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hashmill.domain.job import SizeClass
 
 if TYPE_CHECKING:
     # Only named here: whoever looks at the ledger need not load an S3 client and Celery for it.
+    from hashmill.flow.endpoints import Endpoint
+    from hashmill.flow.trial import Trial
     from hashmill.hashing.engine import HashEngine
     from hashmill.labdrive.client import LabdriveClient
     from hashmill.ledger.engine import Ledger
@@ -40,11 +42,13 @@ class Rules:
     use_root_key: bool = False
     keep_keys_days: int = 30
     file_lease_s: float = 30.0
-    leader_lease_s: float = 5.0
+    leader_lease_s: float = 3.0
     lost_leases_max: int = 3
+    lost_unproven_max: int = 10
     attempts_max: int = 5
     retry_base_s: float = 1.0
     retry_cap_s: float = 300.0
+    outage_give_up_after_s: float = 86_400.0
     expand_give_up_after_s: float = 3600.0
     page_files: int = 1000
     lookups: int = 16
@@ -56,6 +60,9 @@ class Rules:
     report_give_up_after_s: float = 86_400.0
     report_base_s: float = 0.5
     report_cap_s: float = 300.0
+    report_probe_cap_s: float = 20.0
+    report_auth_give_up_after_s: float = 3600.0
+    report_high_water: int = 200_000
     window: int = 0
     big_window: int = 0
     batch_max: int = 64
@@ -121,6 +128,32 @@ PlaceOf = Callable[[str, str, str | None, str, str], ObjectPlace]
 """(tenant_id, container_id, storage_id, file_id, path) -> where its bytes are."""
 
 
+class Mill(Protocol):
+    """What it takes to read one file, in a worker or apart from it."""
+
+    @property
+    def process(self) -> str: ...
+    @property
+    def rules(self) -> Rules: ...
+    @property
+    def storage(self) -> Storage: ...
+    @property
+    def engine(self) -> HashEngine: ...
+    @property
+    def place_of(self) -> PlaceOf: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MillTools:
+    """A mill and nothing else: no ledger, no broker, no keys of LABDRIVE."""
+
+    process: str
+    rules: Rules
+    storage: Storage
+    engine: HashEngine
+    place_of: PlaceOf
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkTools(DoorTools):
     """What a worker and the leader use besides."""
@@ -134,7 +167,11 @@ class WorkTools(DoorTools):
     clock_s: Callable[[], float] = time.monotonic
     """Seconds that only go forward, also while this process is stopped; for pauses of its own, never for a lease."""
     suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a file is worked on that lost its lease before."""
+    """Held while files are worked on that lost their lease before."""
+    trial: Trial | None = None
+    """Where such files are read; without it, here."""
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    """What this process knows of the S3 servers, by address."""
     claims: set[str] = field(default_factory=set)
     """The owners of the leases on files that this process is at work on; no others are renewed."""
     presence: Mapping[str, Any] = field(default_factory=dict)

@@ -12,15 +12,19 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError
 
-from hashmill.domain.errors import ConfigFault, ObjectMissing, ObjectOffline
+from hashmill.domain.errors import ConfigFault, ObjectMissing, ObjectOffline, StorageThrottled, StorageTimeout
 from hashmill.storage.budget import ByteBudget
 from hashmill.storage.config import ObjectHead, ObjectPlace, StorageConfig, StoragePace
+from hashmill.storage.faults import LIBRARY_ERRORS, translate
 from hashmill.storage.retry import Retry
 from hashmill.storage.stream import ByteStream, ObjectReader, open_stream
 from hashmill.storage.wire import READ_AHEAD_BYTES, TLS_BYTES, WireSession
 
 LEAST_BLOCK_BYTES: Final = 65_536
 """To this a stream's blocks shrink when the budget is short."""
+
+PROBE_S: Final = 5.0
+"""Who has not answered the smallest question within this time is away."""
 
 KEY_MAX_BYTES: Final = 1024
 """known: S3 user guide, object keys."""
@@ -83,6 +87,17 @@ class Storage:
             storage_class=answer.get("StorageClass"),
             last_modified=answer.get("LastModified"),
         )
+
+    async def answers(self, config: StorageConfig, bucket: str) -> bool:
+        """Return whether the server answers a HEAD of the bucket now. A refusal is an answer, 5xx and 429 are not."""
+        try:
+            client = await self._client(config)
+            async with asyncio.timeout(PROBE_S):
+                await client.head_bucket(Bucket=bucket)
+        except LIBRARY_ERRORS as error:  # a TimeoutError is an OSError
+            fault = translate(error, ObjectPlace(bucket=bucket, key=""))
+            return not isinstance(fault, StorageThrottled | StorageTimeout)
+        return True
 
     @asynccontextmanager
     async def read(

@@ -30,7 +30,7 @@ class StoragePace:
     """How long to wait, how often to try, how much to hold; the knobs of the same names say what each means."""
 
     connect_timeout_s: float = 10.0
-    idle_timeout_s: float = 60.0
+    idle_timeout_s: float = 20.0
     min_bytes_per_s: int = 1024
     throughput_window_s: float = 60.0
     resumes_max: int = 4

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from hashmill.domain.job import FileState, RunState
+from hashmill.flow import hash_files as hash_files_step
 from hashmill.flow.hash_files import hash_files
 from hashmill.flow.sweep import sweep
 from hashmill.ledger import entries, files, leases, seal
@@ -50,7 +51,7 @@ async def test_a_file_whose_worker_died_is_handed_out_again_and_ends_right(stage
 async def test_a_file_that_takes_its_worker_down_again_and_again_is_poison_and_the_others_end(stage: Stage) -> None:
     run = await listed(stage, 3)
 
-    for _ in range(RULES.lost_leases_max):
+    for _ in range(RULES.lost_unproven_max):
         (ticket,) = await dispatched(stage)
         claimed = claim(stage.tools.ledger, ticket, owner="victim")
         others = [file for file in claimed if file.file_no != 2]
@@ -62,7 +63,7 @@ async def test_a_file_that_takes_its_worker_down_again_and_again_is_poison_and_t
     assert swept["poison"] == 1
     rows = stage.tools.ledger.read_now(files.of_run, run.run_id)
     assert [row.state for row in rows] == ["done", "dead", "done"]
-    assert "lost its lease 3 times, the last one held by victim" in (rows[1].error_detail or "")
+    assert "lost its lease 10 times, the last one held by victim" in (rows[1].error_detail or "")
     await delivered(stage)
     after = await run_now(stage, run)
     assert (after.state, after.error_class, after.files_failed) == (RunState.FAILED, "poison", 1)
@@ -125,7 +126,7 @@ async def test_tickets_the_broker_still_holds_are_not_written_anew_so_soon(
 async def test_a_loss_is_not_the_files_fault_while_its_process_lives(stage: Stage) -> None:
     run = await listed(stage, 2)
     stage.tools.ledger.write_now(leases.take, f"{leases.PROCESS}alive", "alive", lease_s=60)
-    for _ in range(RULES.lost_leases_max + 1):
+    for _ in range(RULES.lost_unproven_max + 1):
         (ticket,) = await dispatched(stage)
         claim(stage.tools.ledger, ticket, owner="alive/1")
         lapse(stage.tools.ledger, run)
@@ -136,7 +137,10 @@ async def test_a_loss_is_not_the_files_fault_while_its_process_lives(stage: Stag
     assert (await run_now(stage, run)).files_failed == 0
 
 
-async def test_of_files_that_lost_their_lease_together_a_process_works_on_one_at_a_time(stage: Stage) -> None:
+async def test_of_files_that_lost_their_lease_together_a_process_works_on_one_at_a_time(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hash_files_step, "SUSPECT_PAUSE_S", (0.0, 0.2))
     run = await listed(stage, 6)
     (ticket,) = await dispatched(stage)
     claim(stage.tools.ledger, ticket, owner="dead/1")
