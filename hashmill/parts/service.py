@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -29,7 +30,7 @@ class LocalService(Part):
 
     `redis`, `s3` and `ledger_url` may be brought along; what is not is started, and stopped, here. `environ` adds
     or overrides `HASHMILL_…` variables of every process. `seal_key` is this run's own. The sandbox has `containers`
-    containers, with the ids from 1 on, all in one storage.
+    containers, with the ids from 1 on, all in one storage: `bucket`, or a new one.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LocalService(Part):
         containers: int = 1,
         redis: Redis | None = None,
         s3: S3Server | None = None,
+        bucket: str | None = None,
         ledger_url: str | None = None,
         labdrive_url: str | None = None,
         environ: Mapping[str, str] | None = None,
@@ -56,21 +58,27 @@ class LocalService(Part):
         self._own = contextlib.ExitStack()
         self._on_step = on_step
         self._extra = dict(environ or {})
-        self._count = 0
+        self._numbers = itertools.count(1)
         try:
-            self._start(workers, redis, s3, ledger_url, labdrive_url)
+            self._start(workers, redis, s3, bucket, ledger_url, labdrive_url)
         except BaseException:
             self.stop()
             raise
 
     def _start(
-        self, workers: int, redis: Redis | None, s3: S3Server | None, ledger_url: str | None, labdrive_url: str | None
+        self,
+        workers: int,
+        redis: Redis | None,
+        s3: S3Server | None,
+        bucket: str | None,
+        ledger_url: str | None,
+        labdrive_url: str | None,
     ) -> None:
         self._on_step("Redis")
         self.redis = redis or self._own.enter_context(start_redis(self.folder / "redis"))
         self._on_step("S3")
         self.s3 = s3 or self._own.enter_context(start_s3(self.folder / "s3"))
-        self.bucket = self.s3.make_bucket()
+        self.bucket = bucket or self.s3.make_bucket()
         self.ledger_url = ledger_url or f"sqlite:///{self.folder / 'ledger.sqlite3'}"
         intake_port, sandbox_port = free_ports(2)
         self.intake_url = f"http://127.0.0.1:{intake_port}"
@@ -116,8 +124,13 @@ class LocalService(Part):
 
     def start_worker(self, *, environ: Mapping[str, str] | None = None) -> Child:
         """Start one more worker process; it is ready a moment later."""
-        self._count += 1
-        child = self._child(f"worker-{self._count}", "worker", "--slots", str(self.slots), environ=environ)
+        child = self._child(f"worker-{next(self._numbers)}", "worker", "--slots", str(self.slots), environ=environ)
+        self.workers.append(child)
+        return child
+
+    def start_dispatcher(self, *, environ: Mapping[str, str] | None = None) -> Child:
+        """Start one more `hashmill dispatcher`, which leads when nobody else does."""
+        child = self._child(f"dispatcher-{next(self._numbers)}", "dispatcher", environ=environ)
         self.workers.append(child)
         return child
 
@@ -126,8 +139,7 @@ class LocalService(Part):
 
         Raises `PartFailed` when it ends with anything but 0.
         """
-        self._count += 1
-        child = self._child(f"command-{self._count}-{words[0]}", *words)
+        child = self._child(f"command-{next(self._numbers)}-{words[0]}", *words)
         ends_at = time.monotonic() + COMMAND_TIMEOUT_S
         while child.running:
             if time.monotonic() > ends_at:

@@ -1,0 +1,88 @@
+"""The figures of a row: printed as a line, kept as JSON, shown as a table at the end."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tests.fault.checker import Verdict
+from tests.fault.load import scale
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+RESULTS: Final = ROOT / "benchmarks" / "results"
+TRIALS: Final = ROOT / ".run" / "fault"
+"""Where scaled-down runs leave their figures: only full ones are worth keeping."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of the table of faults, as it went. Recoveries are in seconds, one for each fault; RSS in MiB by role."""
+
+    name: str
+    fault: str
+    demand: str
+    files: int
+    faults: int
+    wall_s: float
+    s3: str
+    ledger: str
+    settings: Mapping[str, str]
+    broken: Sequence[str]
+    figures: Mapping[str, Any]
+    recoveries_s: Sequence[float] = ()
+    peak_rss_mib: Mapping[str, float] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """The row in one line of text."""
+        slowest = f"{max(self.recoveries_s):.1f} s" if self.recoveries_s else "-"
+        told = (f"{name} {self.figures.get(name, '?')}" for name in ("lost", "wrong", "doubled"))
+        verdict = "BROKEN: " + ", ".join(self.broken) if self.broken else "held"
+        return (
+            f"{self.name}: {self.faults} x {self.fault}, {self.files} files, {self.wall_s:.0f} s; "
+            f"slowest recovery {slowest}; {', '.join(told)}; {verdict}"
+        )
+
+    def write(self) -> Path:
+        """Keep the row and return the file: among the results at full scale, else apart from them."""
+        folder = RESULTS if scale() >= 1 else TRIALS
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"fault-{self.name}.json"
+        path.write_text(json.dumps({**asdict(self), **_circumstances()}, indent=2) + "\n")
+        return path
+
+
+def broken_by(verdict: Verdict, more: Sequence[str] = ()) -> list[str]:
+    """Return what was broken as words: invariants with their counts, and what the row itself demands."""
+    return [*(f"{breach.name} ({breach.count})" for breach in verdict.breaches), *more]
+
+
+def _circumstances() -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    return {
+        "scale": scale(),
+        "n": 1,
+        "machine": {
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "commit": commit.stdout.strip() or "unknown",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
