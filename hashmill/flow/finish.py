@@ -1,10 +1,14 @@
 """A run ends: when its last file is settled the closing reports are owed; when they are through it is over."""
 
+import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
+from hashmill.domain.errors import LedgerUnavailable
 from hashmill.domain.job import JobStatus, RunState
 from hashmill.flow import words
 from hashmill.flow.tools import WorkTools
@@ -14,18 +18,41 @@ from hashmill.ledger.runs import Run
 log = logging.getLogger(__name__)
 
 
-async def finish(tools: WorkTools) -> int:
+REST_S = 10.0
+"""So long a run is left alone that could not be closed or ended: it stays as it is, and the other runs go on."""
+
+
+async def finish(tools: WorkTools, resting: dict[str, float] | None = None) -> int:
     """Close and end what is ready to be; return how many runs moved.
 
     The transaction that settled the last file made the run `settled`: from then on the final status is owed. Its
     content is written here, when every earlier report is through: a report LABDRIVE refused makes the job FAILED.
+    `resting` is kept between two rounds: until when a run is left alone that met a bug.
     """
+    resting = {} if resting is None else resting
     moved = 0
     for run in await tools.ledger.read(runs.settled):
-        moved += await tools.ledger.write(_close, run)
+        moved += await _moved(tools, run, _close, resting)
     for run in await tools.ledger.read(runs.closed):
-        moved += await tools.ledger.write(_end, run, keep_keys_days=tools.rules.keep_keys_days)
+        moved += await _moved(tools, run, partial(_end, keep_keys_days=tools.rules.keep_keys_days), resting)
     return moved
+
+
+async def _moved(
+    tools: WorkTools, run: Run, step: Callable[[sa.Connection, Run], bool], resting: dict[str, float]
+) -> bool:
+    if resting.get(run.run_id, 0.0) > tools.clock_s():
+        return False
+    resting.pop(run.run_id, None)
+    # Gathered, so that a bug over one run comes back as a value and stops no other run.
+    [moved] = await asyncio.gather(tools.ledger.write(step, run), return_exceptions=True)
+    if isinstance(moved, bool):
+        return moved
+    if isinstance(moved, LedgerUnavailable) or not isinstance(moved, Exception):
+        raise moved
+    log.error("finish_bug", extra={"run_id": run.run_id}, exc_info=moved)
+    resting[run.run_id] = tools.clock_s() + REST_S
+    return False
 
 
 def _close(connection: sa.Connection, run: Run) -> bool:

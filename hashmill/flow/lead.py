@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 LEADER = "leader"
 SWEEP_EVERY_S = 1.0
+POLL_MAX_S = 1.0
+"""Who does not lead looks so often whether nobody does: a dead leader is followed within its lease and this."""
+DUTY_REST_S = 1.0
+"""A duty that met a bug begins again after so long; the others go on meanwhile."""
 
 
 async def lead(tools: WorkTools, stop: asyncio.Event) -> None:
@@ -33,7 +37,7 @@ async def lead(tools: WorkTools, stop: asyncio.Event) -> None:
                 log.info("leading", extra={"holder": tools.process})
                 await _while_leading(tools, stop, hold)
                 log.info("not_leading", extra={"holder": tools.process})
-            await _pause(stop, tools.rules.leader_lease_s / 3)
+            await _pause(stop, min(POLL_MAX_S, tools.rules.leader_lease_s / 3))
     finally:
         with suppress(LedgerUnavailable):
             await tools.ledger.write(leases.release, LEADER, tools.process)
@@ -79,6 +83,7 @@ class _Patience:
 
 async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> None:
     dispatcher, deliverer = Dispatcher(), Deliverer(held=hold.sure)
+    unfinished: dict[str, float] = {}
 
     async def number() -> int:
         return await tools.ledger.write(entries.number)
@@ -93,7 +98,7 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> 
     duties = [
         asyncio.create_task(_duty(tools, "dispatch", lambda: dispatcher.round(tools))),
         asyncio.create_task(_duty(tools, "deliver", lambda: deliverer.round(tools))),
-        asyncio.create_task(_duty(tools, "finish", lambda: finish(tools))),
+        asyncio.create_task(_duty(tools, "finish", lambda: finish(tools, unfinished))),
         asyncio.create_task(_duty(tools, "number", number)),
         asyncio.create_task(_duty(tools, "sweep", swept, idle_s=SWEEP_EVERY_S)),
     ]
@@ -108,21 +113,29 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> 
         await deliverer.stop()
     for outcome in ended:
         if isinstance(outcome, Exception):
-            # A bug in a duty: said loudly, then somebody leads again. The other duties must not stop for good.
-            log.error("duty_failed", exc_info=outcome)
+            log.error("leading_failed", exc_info=outcome)
 
 
 async def _duty(
     tools: WorkTools, name: str, round_: Callable[[], Awaitable[int]], *, idle_s: float | None = None
 ) -> None:
-    """Run `round_` again and again, sooner while it has work; a ledger that is away is waited for."""
+    """Run `round_` again and again, sooner while it has work; a ledger that is away is waited for.
+
+    A bug is said loudly, and the duty begins again: it must not stop the others.
+    """
     while True:
-        try:
-            worked = await round_()
-        except LedgerUnavailable as trouble:
-            log.warning("ledger_away", extra={"duty": name, "reason": str(trouble)})
-            worked = 0
-        pause_s = tools.rules.tick_s if worked else (idle_s or tools.rules.idle_tick_s)
+        # Gathered, so that whatever went wrong comes back as a value.
+        [ended] = await asyncio.gather(round_(), return_exceptions=True)
+        pause_s = idle_s or tools.rules.idle_tick_s
+        if isinstance(ended, LedgerUnavailable):
+            log.warning("ledger_away", extra={"duty": name, "reason": str(ended)})
+        elif isinstance(ended, Exception):
+            log.error("duty_failed", extra={"duty": name}, exc_info=ended)
+            pause_s = DUTY_REST_S
+        elif isinstance(ended, BaseException):
+            raise ended
+        elif ended:
+            pause_s = tools.rules.tick_s
         await asyncio.sleep(pause_s)
 
 

@@ -9,8 +9,10 @@ import sqlalchemy as sa
 
 from hashmill.domain.errors import ApiRejected, ErrorClass, ObjectForbidden, SecretExpired
 from hashmill.domain.job import JobStatus, RunState
+from hashmill.flow import finish as finish_step
 from hashmill.flow import words
 from hashmill.flow.access import access_of
+from hashmill.flow.deliver import Deliverer
 from hashmill.flow.expand import expand
 from hashmill.flow.finish import finish
 from hashmill.flow.hash_files import hash_files
@@ -171,3 +173,33 @@ async def test_a_listing_that_failed_ends_the_job_failed_with_the_reason(stage: 
         "no such container",
     )
     assert "not all files could be listed: api.rejected: no such container" in stage.api.calls[-2].what["text"]
+
+
+async def test_a_run_that_cannot_be_closed_rests_and_the_others_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await listed(stage, 1), await listed(stage, 1, start=2)
+    for ticket in await dispatched(stage):
+        await hash_files(stage.tools, ticket)
+    closing, tries = finish_step._close, []
+
+    def close(connection: sa.Connection, run: Run) -> bool:
+        if run.run_id == first.run_id:
+            tries.append(run.run_id)
+            raise ZeroDivisionError("a bug")
+        return closing(connection, run)
+
+    monkeypatch.setattr(finish_step, "_close", close)
+    sender, resting = Deliverer(), dict[str, float]()
+    for _ in range(20):
+        await sender.round(stage.tools)
+        await finish(stage.tools, resting)
+    await sender.stop()
+
+    assert tries == [first.run_id]
+    assert (await run_now(stage, first)).state is RunState.SETTLED
+    assert (await run_now(stage, second)).state is RunState.COMPLETED
+
+    monkeypatch.undo()
+    await delivered(stage)
+    assert (await run_now(stage, first)).state is RunState.COMPLETED

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from hashmill.domain.job import RunState
+from hashmill.flow.dispatch import Dispatcher
 from hashmill.flow.hash_files import hash_files
 from hashmill.flow.lead import LEADER, lead
-from hashmill.ledger import entries, leases
+from hashmill.ledger import entries, leases, runs
 from hashmill.ledger.engine import Ledger
 from tests.helpers.fakes import RULES, Call, Stage, accepted, dispatched, listed, run_now, staged
 from tests.helpers.ledger import fresh_ledger
@@ -122,6 +124,28 @@ async def test_a_leader_that_lost_its_lease_to_another_makes_way(ledger: Ledger,
         await wait_until_async(
             lambda: not [task for task in asyncio.all_tasks() if "_duty" in repr(task.get_coro())], timeout_s=3
         )
+
+
+async def test_a_duty_that_breaks_again_and_again_does_not_stop_the_others(
+    ledger: Ledger, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: Dispatcher, tools: object) -> int:
+        raise ZeroDivisionError("a bug")
+
+    run = await listed(stages[0], 1)
+    for ticket in await dispatched(stages[0]):
+        await hash_files(stages[0].tools, ticket)
+    monkeypatch.setattr(Dispatcher, "round", broken)
+
+    async with leading(stages[0]):
+        await wait_until_async(lambda: ledger.read_now(_state_of, run.run_id) == RunState.COMPLETED, timeout_s=4)
+
+        assert holder(ledger) == "p0"
+
+
+def _state_of(connection: sa.Connection, run_id: str) -> RunState | None:
+    run = runs.get(connection, run_id)
+    return run and run.state
 
 
 async def test_a_duty_that_breaks_is_begun_again(
