@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
+from hashmill.domain.counted import Counted
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import FileState
 from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow.hash_one import failed_for_good
 from hashmill.flow.tools import WorkTools
-from hashmill.ledger import files, leases, runs, seal
+from hashmill.ledger import counters, files, leases, runs, seal
 from hashmill.ledger.files import LapsedFile
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,10 @@ async def sweep(tools: WorkTools, *, take_back: bool = True) -> Counter[str]:
     """One round; returns what was done, by name. Without `take_back` leases that ran out are left for a later round."""
     done: Counter[str] = Counter()
     if take_back:
-        done.update(await tools.ledger.write(_take_back_lapsed, tools))
+        done["leases_taken_back"], poison = await tools.ledger.write(_take_back_lapsed, tools)
+        for file in poison:
+            await tools.ledger.write(_set_aside, tools, file)
+        done["poison"] = len(poison)
     done["tickets_reissued"] = await _reissue(tools)
     done["keys_wiped"] = await tools.ledger.write(seal.wipe_expired)
     await tools.ledger.write(leases.purge, older_than_s=FORGET_PROCESSES_AFTER_S)
@@ -49,8 +53,8 @@ async def _reissue(tools: WorkTools) -> int:
     return await tools.ledger.write(files.reissue, older_than_s=after_s)
 
 
-def _take_back_lapsed(connection: sa.Connection, tools: WorkTools) -> dict[str, int]:
-    """Files whose lease ran out are ready again; those that lost it far too often are poison and set aside.
+def _take_back_lapsed(connection: sa.Connection, tools: WorkTools) -> tuple[int, list[LapsedFile]]:
+    """Make files whose lease ran out ready again; return how many, and those that lost it far too often to be.
 
     A loss counts against the file only when its process is gone: one that lives was kept from the ledger. Even then it
     is no proof, so the limit is high; the proof comes from the trial (`hash_one`).
@@ -62,11 +66,14 @@ def _take_back_lapsed(connection: sa.Connection, tools: WorkTools) -> dict[str, 
     ]
     poison = [file for file in found if file.lost_leases >= tools.rules.lost_unproven_max]
     files.take_back(connection, [file for file in found if file.lost_leases < tools.rules.lost_unproven_max])
-    for file in poison:
-        run = runs.get(connection, file.run_id)
-        if run is not None:
-            files.settle(connection, file.run_id, [_retired(tools, run, file)])
-    return {"leases_taken_back": len(found) - len(poison), "poison": len(poison)}
+    counters.add(connection, Counted.LEASES_LOST, len(found))
+    return len(found) - len(poison), poison
+
+
+def _set_aside(connection: sa.Connection, tools: WorkTools, file: LapsedFile) -> None:
+    run = runs.get(connection, file.run_id)
+    if run is not None:
+        files.settle(connection, file.run_id, [_retired(tools, run, file)])
 
 
 def _retired(tools: WorkTools, run: runs.Run, file: LapsedFile) -> FileOutcome:

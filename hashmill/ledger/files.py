@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from hashmill.domain.counted import Counted
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import FileState, RunState, SizeClass
 from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
-from hashmill.ledger import entries, outbox
+from hashmill.ledger import counters, entries, outbox
 from hashmill.ledger.engine import now_ms
 from hashmill.ledger.runs import settle_if_done
 from hashmill.ledger.tables import among, files, runs
@@ -145,11 +146,13 @@ def reissue(connection: sa.Connection, *, older_than_s: float, limit: int = 5000
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return connection.execute(
+    count = connection.execute(
         sa.update(files)
         .where(sa.tuple_(files.c.run_id, files.c.file_no).in_(late), files.c.state == FileState.QUEUED)
         .values(state=FileState.READY)
     ).rowcount
+    counters.add(connection, Counted.TICKETS_REISSUED, count)
+    return count
 
 
 def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: float) -> list[ClaimedFile]:
@@ -219,6 +222,15 @@ def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcom
     """
     if not outcomes:
         return 0
+    ours = _write_ours(connection, run_id, outcomes)
+    refused = len(outcomes) - len(ours)
+    counters.add(connection, Counted.RESULTS_REFUSED, refused)
+    counters.add(connection, Counted.FILES_POISONED, sum(one.error_class is ErrorClass.POISON for one in ours))
+    return refused
+
+
+def _write_ours(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcome]) -> list[FileOutcome]:
+    """Write the outcomes whose fence is still the ledger's and return them."""
     running = {
         row.file_no: row
         for row in connection.execute(
@@ -238,7 +250,7 @@ def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcom
         if outcome.file_no in running and running[outcome.file_no].fence == outcome.fence
     ]
     if not ours:
-        return len(outcomes)
+        return []
     connection.execute(
         sa.update(files)
         .where(files.c.run_id == run_id, files.c.file_no == sa.bindparam("b_no"))
@@ -263,7 +275,7 @@ def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcom
     if ended:
         known = {file_no: row.size_bytes or 0 for file_no, row in running.items()}
         _close(connection, run_id, ended, known)
-    return len(outcomes) - len(ours)
+    return ours
 
 
 def _bound(outcome: FileOutcome) -> dict[str, object]:
@@ -330,18 +342,7 @@ class LapsedFile:
 def lapsed(connection: sa.Connection, *, limit: int = 500) -> list[LapsedFile]:
     """Return running files whose lease ran out, and lock their rows. `lost_leases` is what they had lost before."""
     rows = connection.execute(
-        sa.select(
-            files.c.run_id,
-            files.c.file_no,
-            files.c.file_id,
-            files.c.path,
-            files.c.size_bytes,
-            files.c.fence,
-            files.c.attempts,
-            files.c.generation,
-            files.c.lost_leases,
-            files.c.lease_owner,
-        )
+        sa.select(*(files.c[name] for name in LapsedFile.__slots__))
         .where(
             among(files.c.state, *OUTSTANDING),
             among(files.c.state, FileState.RUNNING),

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from hashmill.domain.counted import Counted
 from hashmill.domain.errors import ErrorClass, ObjectForbidden, StorageTimeout
 from hashmill.domain.job import FileState, RunState
 from hashmill.flow.hash_files import hash_files
 from hashmill.flow.present import keep_leases
 from hashmill.flow.sweep import sweep
-from hashmill.ledger import entries, files
+from hashmill.ledger import counters, entries, files
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
 from tests.helpers.fakes import RULES, Stage, dispatched, listed, run_now, staged
@@ -154,6 +155,7 @@ async def test_a_result_whose_lease_was_lost_is_not_written_but_counted(
     assert [row.state for row in rows(stage, run)] == ["ready", "ready"]
     (told,) = [record for record in caplog.records if record.message == "results_refused"]
     assert told.__dict__["files"] == 2
+    assert stage.tools.ledger.read_now(counters.all)[Counted.RESULTS_REFUSED] == 2
     assert "file_hashed" not in [entry.kind for entry in stage.tools.ledger.read_now(entries.of_run, run.run_id)]
 
 

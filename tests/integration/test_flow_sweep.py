@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
+from hashmill.domain.counted import Counted
 from hashmill.domain.job import FileState, RunState
 from hashmill.flow import hash_files as hash_files_step
 from hashmill.flow.hash_files import hash_files
 from hashmill.flow.sweep import sweep
-from hashmill.ledger import entries, files, leases, seal
+from hashmill.ledger import counters, entries, files, leases, seal
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
 from tests.helpers.fakes import RULES, Stage, delivered, dispatched, listed, run_now, staged
@@ -69,6 +70,9 @@ async def test_a_file_that_takes_its_worker_down_again_and_again_is_poison_and_t
     assert (after.state, after.error_class, after.files_failed) == (RunState.FAILED, "poison", 1)
     kinds = [entry.kind for entry in stage.tools.ledger.read_now(entries.of_run, run.run_id)]
     assert kinds.count("file_failed") == 1
+    counted = stage.tools.ledger.read_now(counters.all)
+    assert counted[Counted.FILES_POISONED] == 1
+    assert counted[Counted.LEASES_LOST] == RULES.lost_unproven_max
 
 
 async def test_more_lapsed_files_than_one_round_takes_are_taken_in_the_next(
@@ -91,6 +95,7 @@ async def test_tickets_that_were_lost_are_issued_anew(ledger: Ledger) -> None:
         await dispatched(stage)
 
         assert (await sweep(stage.tools))["tickets_reissued"] == 5
+        assert ledger.read_now(counters.all)[Counted.TICKETS_REISSUED] == 5
         assert stage.tools.ledger.read_now(files.count_by_state, run.run_id) == {FileState.READY: 5}
 
 
