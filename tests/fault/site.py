@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sqlite3
 import tempfile
 import threading
 import time
@@ -176,15 +177,33 @@ class FaultSite:
         return [end for end in self.supervisor.unordered if end.status != 70]
 
     def verdict(self, *, ended: bool = True) -> Verdict:
-        sandbox = self.service.folder / "sandbox.sqlite3"
-        return check(gather(self.load.folder, ledger_url=self.service.ledger_url, sandbox=sandbox), ended=ended)
+        """Run the checker now."""
+        self.await_notebook()
+        folder = self.load.folder
+        return check(gather(folder, ledger_url=self.service.ledger_url, sandbox=self.notebook), ended=ended)
+
+    @property
+    def notebook(self) -> Path:
+        """The database in which the sandbox LABDRIVE writes down what it was told."""
+        return self.service.folder / "sandbox.sqlite3"
+
+    def await_notebook(self) -> None:
+        """Return once the notebook holds on the disk all that LABDRIVE has answered until now: it commits in groups."""
+        marker = self.load.new_job("1")
+
+        def is_written() -> bool:
+            with contextlib.closing(sqlite3.connect(f"file:{self.notebook}?mode=ro", uri=True)) as notebook:
+                return notebook.execute("SELECT 1 FROM jobs WHERE id = ?", (marker,)).fetchone() is not None
+
+        self.wait(is_written, timeout_s=10, what="LABDRIVE's notebook is written")
 
 
 @contextmanager
 def fault_site(
     store: Store,
     *,
-    ledger_url: str,
+    ledger_url: str | None = None,
+    redis: Redis | None = None,
     workers: int = 2,
     slots: int = 4,
     dispatchers: int = 0,
@@ -194,7 +213,8 @@ def fault_site(
 ) -> Iterator[FaultSite]:
     """Start a service over the filled store; everything under `via` leads through a proxy, for workers and dispatchers.
 
-    With `dispatchers` no worker leads. The ledger is new and empty. `environ` is what differs from the defaults.
+    With `dispatchers` no worker leads. The ledger is new and empty; None is SQLite in a file. `environ` is what differs
+    from the defaults.
     """
     settings = {**SUMMARY, **(environ or {})}
     if dispatchers:
@@ -208,6 +228,7 @@ def fault_site(
                 workers=0,
                 slots=slots,
                 containers=len(store.content.files),
+                redis=redis,
                 s3=store.s3,
                 bucket=store.bucket,
                 ledger_url=ledger_url,
