@@ -10,7 +10,7 @@ export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test fault bench demo up docs lock clean
+.PHONY: help setup check test fault soak bench demo up docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -41,8 +41,11 @@ check: $(READY) ## format, lint, types, floors, locks
 test: $(READY) ## the whole suite but the faults, on servers it starts itself (ARGS="-k name" narrows it)
 	$(BIN)/pytest $(ARGS)
 
-fault: $(READY) ## kills, cuts and refusals
-	$(BIN)/pytest -m fault $(ARGS)
+fault: $(READY) ## kills, cuts and refusals, one row after the other, their table at the end (ARGS="-k redis" narrows it)
+	$(BIN)/pytest -m fault -s $(ARGS) tests/fault
+
+soak: $(READY) ## faults of every kind at random for HOURS=n, then the checker (SEED=n chooses the same ones again)
+	$(BIN)/python -m tests.fault.soak --hours $(or $(HOURS),1) $(if $(SEED),--seed $(SEED))
 
 bench: $(READY) ## the benchmarks, one after the other
 	@for question in benchmarks/bench_*.py; do echo "$$question"; $(BIN)/python $$question || exit 1; done
