@@ -227,3 +227,10 @@ def test_an_older_process_may_work_on_a_newer_ledger_that_says_so(ledger: Ledger
     ledger.write_now(lambda connection: connection.execute(sa.update(shape_table).values(works_from=head())))
     assert not ledger.read_now(migrate.fits, older)
     assert ledger.read_now(migrate.fits, MIGRATIONS)
+
+
+def test_the_newest_revision_is_found_without_alembic() -> None:
+    scripts = ScriptDirectory.from_config(migrate.alembic_config(MIGRATIONS))
+
+    assert migrate.head(MIGRATIONS) == scripts.get_current_head()
+    assert all(Path(script.path).stem.startswith(f"{script.revision}_") for script in scripts.walk_revisions())
