@@ -1,4 +1,10 @@
-"""The figures of a row: printed as a line, kept as JSON, shown as a table at the end."""
+"""
+The figures of a row: printed as a line, kept as JSON, shown as a table at the end.
+
+    python -m tests.fault.figures
+
+writes the table of docs/faults.md anew from what is kept in benchmarks/results/.
+"""
 
 import json
 import os
@@ -17,6 +23,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "results"
 TRIALS: Final = ROOT / ".run" / "fault"
 """Where scaled-down runs leave their figures: only full ones are worth keeping."""
+PAGE: Final = ROOT / "docs" / "faults.md"
+BEGIN: Final = "from benchmarks/results/ -->\n"
+END: Final = "<!-- end -->"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +95,30 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _table() -> str:
+    lines = [
+        "| fault | files | demand | wall | slowest recovery | lost | wrong | doubled | S3 | held |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for path in sorted(RESULTS.glob("fault-*.json")):
+        row = json.loads(path.read_text())
+        slowest = f"{max(row['recoveries_s']):.1f} s" if row["recoveries_s"] else "-"
+        counts = " | ".join(str(row["figures"].get(name, "-")) for name in ("lost", "wrong", "doubled"))
+        held = ", ".join(row["broken"]) or "yes"
+        lines.append(
+            f"| {row['faults']} x {row['fault']} | {row['files']} | {row['demand']} | {row['wall_s']:.0f} s "
+            f"| {slowest} | {counts} | {row['s3']} | {held} |"
+        )
+    return "\n".join(lines) if len(lines) > 2 else "No full run is on record yet."
+
+
+def main() -> None:
+    before, rest = PAGE.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{_table()}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
