@@ -57,7 +57,7 @@ def open_ledger(settings: Settings) -> Ledger:
 
 
 def require_head(ledger: Ledger) -> None:
-    """Raise `ConfigFault` when the ledger lacks what this version needs, or says that this version is too old for it."""
+    """Raise `ConfigFault` when the ledger lacks what this version needs, or says that this version is too old."""
     if not ledger.read_now(migrate.fits, migrations_home()):
         now, head = ledger.read_now(migrate.at), migrate.head(migrations_home())
         raise ConfigFault(

@@ -129,9 +129,16 @@ class ObjectChanged(Transient):
 
 
 class ApiUnavailable(Transient):
-    """LABDRIVE did not answer, answered 408, 425, 429 or 5xx, or answered something that is not its JSON."""
+    """LABDRIVE did not answer, answered 408, 425, 429 or 5xx, or answered something that is not its JSON.
+
+    `uncertain` says that it may have done what it was asked all the same: the call was sent and its answer lost.
+    """
 
     error_class = ErrorClass.API_UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, uncertain: bool = False) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.uncertain = uncertain
 
 
 class LedgerUnavailable(Transient):

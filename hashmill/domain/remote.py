@@ -37,6 +37,15 @@ class RemoteContainer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteMessage:
+    """A message of a job as the platform has it; `type` in the platform's own name, None where it does not say."""
+
+    text: str
+    type: str | None
+    file_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FilePage:
     """A part of a listing; `next_cursor` asks for the part behind it and is None at the end."""
 

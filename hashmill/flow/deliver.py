@@ -2,7 +2,7 @@
 What we owe LABDRIVE goes out: in order per run, at least once, one sender for a run at a time.
 
 RUNNING first; then hashes and messages, several at once but those of one file in order; the final status last
-and alone. While an API is away its runs pause together, so an outage costs a few probes and no attempts pile up.
+and alone. While an API is away, or refuses a key, one call at a time tries whether that has passed (`gates`).
 """
 
 import asyncio
@@ -10,24 +10,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from hashmill.domain.errors import (
-    ApiAuth,
-    ApiRejected,
-    ApiUnavailable,
-    ErrorClass,
-    LedgerUnavailable,
-    OriginRefused,
-    SecretExpired,
-)
-from hashmill.domain.job import JobStatus, MessageType, ReportKind
-from hashmill.domain.pause import jittered
-from hashmill.domain.text import one_line
+from hashmill.domain.errors import ErrorClass, LedgerUnavailable, OriginRefused, SecretExpired
+from hashmill.domain.origin import origin_of
 from hashmill.flow.access import access_of
+from hashmill.flow.gates import Breaker, Gates
+from hashmill.flow.send import Result, Sender
 from hashmill.flow.tools import WorkTools
-from hashmill.labdrive.client import ApiAccess
 from hashmill.labdrive.origins import check_origin
 from hashmill.ledger import outbox, runs
-from hashmill.ledger.outbox import OwedReport, OwingRun, Postponed, Refused
+from hashmill.ledger.outbox import OwingRun
 from hashmill.ledger.runs import Run
 
 log = logging.getLogger(__name__)
@@ -44,36 +35,38 @@ REST_S = 10.0
 
 
 @dataclass(slots=True)
-class Pause:
-    """An API that was away a moment ago: nobody calls it before `until_s` (monotonic)."""
-
-    failures: int = 0
-    until_s: float = 0.0
-
-
-@dataclass(slots=True)
 class Deliverer:
-    """What the sender remembers between two rounds; losing it costs one extra probe per API."""
+    """What the sender remembers between two rounds. What losing it would cost is in the ledger: see `Gates`."""
 
     held: Callable[[], bool] = lambda: True
     """Whether this process surely leads still; asked before each call."""
     after: str = ""
-    pauses: dict[str, Pause] = field(default_factory=dict)
+    gates: Gates = field(default_factory=Gates)
     apis: dict[str, str] = field(default_factory=dict)
+    """The APIs of the runs at work."""
+    trials: dict[str, str] = field(default_factory=dict)
+    """By gate, the run whose next report tries whether it opens."""
+    tried: dict[str, str] = field(default_factory=dict)
+    """By gate, the run that tried last: the next in turn is next, so that no single report decides for its API."""
+    keys: dict[str, str] = field(default_factory=dict)
+    """By run, the gate of its key, for those whose key was refused."""
+    given_up: dict[str, int] = field(default_factory=dict)
     resting: dict[str, float] = field(default_factory=dict)
     at_work: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def round(self, tools: WorkTools) -> int:
         """Start a sender for each run that owes something, up to `report_runs` at once; return how many are at work."""
         self._collect(tools)
+        await self.gates.load(tools)
         room = tools.rules.report_runs - len(self.at_work)
         if room > 0:
             owing = await tools.ledger.read(outbox.runs_that_owe, after=self.after, limit=LOOK)
             # Round and round, not from the oldest each time: runs that cannot go on must not keep the places.
             self.after = owing[-1].run_id if len(owing) == LOOK else ""
             last = self.after
+            passed_by: set[str] = set()
             for run in owing:
-                if run.run_id in self.at_work or not self._may_begin(tools, run):
+                if run.run_id in self.at_work or not self._may_begin(tools, run, passed_by):
                     continue
                 if len(self.at_work) == tools.rules.report_runs:
                     self.after = last
@@ -81,6 +74,10 @@ class Deliverer:
                 last = run.run_id
                 self.apis[run.run_id] = run.api_url
                 self.at_work[run.run_id] = asyncio.create_task(self._serve(tools, run.run_id))
+            # Whose turn it was has gone by: the next round begins from the first.
+            for name in passed_by - self.trials.keys():
+                self.tried.pop(name, None)
+            await self._give_up(tools, owing)
         if self.at_work:
             await asyncio.wait(self.at_work.values(), timeout=tools.rules.tick_s, return_when=asyncio.FIRST_COMPLETED)
         return len(self.at_work)
@@ -93,6 +90,7 @@ class Deliverer:
             if not task.done():
                 continue
             del self.at_work[run_id], self.apis[run_id]
+            self.trials = {name: trying for name, trying in self.trials.items() if trying != run_id}
             error = task.exception()
             if isinstance(error, LedgerUnavailable):
                 raise error
@@ -107,13 +105,46 @@ class Deliverer:
         await asyncio.gather(*self.at_work.values(), return_exceptions=True)
         self.at_work.clear()
         self.apis.clear()
+        self.trials.clear()
 
-    def _may_begin(self, tools: WorkTools, run: OwingRun) -> bool:
-        """Whether a sender may start: not while its run rests, its API pauses, or another asks whether that is back."""
+    def _may_begin(self, tools: WorkTools, run: OwingRun, passed_by: set[str]) -> bool:
+        """Whether a sender may start: not while its run rests, and through a shut gate only as the one that tries."""
         if run.run_id in self.resting:
             return False
-        pause = self.pauses.get(run.api_url)
-        return pause is None or (pause.until_s <= tools.clock_s() and run.api_url not in self.apis.values())
+        api, *_ = breakers = self._gates_of(tools, run)
+        if api.in_a_row and run.api_url in self.apis.values():
+            return False  # whose last call failed may hang next: it keeps one place
+        shut = [breaker for breaker in breakers if breaker.shut]
+        for breaker in shut:
+            if not breaker.due or breaker.name in self.trials:
+                return False
+            if run.run_id <= self.tried.get(breaker.name, ""):
+                passed_by.add(breaker.name)
+                return False
+        for breaker in shut:
+            self.trials[breaker.name] = self.tried[breaker.name] = run.run_id
+        return True
+
+    def _gates_of(self, tools: WorkTools, run: OwingRun) -> list[Breaker]:
+        found = [self.gates.api(tools, origin_of(run.api_url))]
+        key = self.gates.breakers.get(self.keys.get(run.run_id, ""))
+        return found if key is None else [*found, key]
+
+    async def _give_up(self, tools: WorkTools, owing: Sequence[OwingRun]) -> None:
+        """Set aside what an API has not taken for too long, also what was never tried; once after each failed try."""
+        for run in owing:
+            api = self.gates.api(tools, origin_of(run.api_url))
+            older_s = tools.rules.report_give_up_after_s
+            if not api.shut or api.shut_for_s <= older_s or self.given_up.get(run.run_id) == api.failures:
+                continue
+            self.given_up[run.run_id] = api.failures
+            dead = await tools.ledger.write(
+                outbox.give_up, run.run_id, older_s=older_s, error_class=ErrorClass.API_UNAVAILABLE, detail=api.reason
+            )
+            if dead:
+                log.error("reports_given_up", extra={"run_id": run.run_id, "reports": dead, "reason": api.reason})
+        if self.given_up and not any(breaker.shut for breaker in self.gates.breakers.values()):
+            self.given_up.clear()
 
     async def _serve(self, tools: WorkTools, run_id: str) -> None:
         run = await tools.ledger.read(runs.get, run_id)
@@ -123,162 +154,60 @@ class Deliverer:
             access = await access_of(tools, run)
             check_origin(access.url, tools.rules.allowed_origins)
         except SecretExpired as fault:
-            await self._refuse_all(tools, run, fault.error_class, str(fault))
+            await self._refuse_all(tools, run.run_id, fault.error_class, str(fault))
             return
         except OriginRefused as fault:
             await self._put_off(tools, run, fault)
             return
+        origin = origin_of(run.api_url)
+        api = self.gates.api(tools, origin)
+        key = self.gates.key(tools, origin, run.user_id, tools.sealer.fingerprint(access.key))
+        if key.shut and not self._may_try(run_id, key):
+            return
+        sender = Sender(tools=tools, run=run, access=access, api=api, key=key, held=self.held)
         taken = 0
         ends_s = tools.clock_s() + TURN_S
-        while self.held() and (batch := await tools.ledger.write(outbox.take, run_id, limit=BATCH)):
-            taken += len(batch)
-            if not await self._send(tools, run, access, batch) or tools.clock_s() > ends_s:
+        while self.held():
+            # What tries is one call, however much is owed.
+            sender.trial = api.shut or key.shut
+            limit = 1 if sender.trial else BATCH
+            if not (batch := await tools.ledger.write(outbox.take, run_id, limit=limit)):
                 break
+            taken += len(batch)
+            if not await sender.send(batch) or tools.clock_s() > ends_s:
+                break
+        if key.shut:
+            self.keys[run_id] = key.name
+            await self._give_up_key(tools, key)
+        else:
+            self.keys.pop(run_id, None)
         if not taken:
             await asyncio.sleep(tools.rules.tick_s)
 
-    async def _put_off(self, tools: WorkTools, run: Run, fault: OriginRefused) -> None:
-        """An origin that is not allowed any more may be a slip of the settings: what is owed waits, for its time."""
-        result = _Result()
-        for report in await tools.ledger.write(outbox.take, run.run_id, limit=BATCH):
-            _later(tools, report, fault.error_class, str(fault), 0.0, result)
-        await tools.ledger.write(outbox.mark, run.run_id, postponed=result.postponed, refused=result.refused)
-
-    async def _send(self, tools: WorkTools, run: Run, access: ApiAccess, batch: Sequence[OwedReport]) -> bool:
-        """Send a batch and write down how each report ended; False when the rest of the run must wait."""
-        groups: dict[int | None, list[OwedReport]] = {}
-        for report in batch:
-            groups.setdefault(report.file_no, []).append(report)
-        places = asyncio.Semaphore(tools.rules.report_concurrency)
-        result = _Result()
-
-        async def one_group(group: Sequence[OwedReport]) -> None:
-            async with places:
-                for report in group:
-                    if result.stop or not self.held():
-                        return
-                    if not await self._send_one(tools, access, run, report, result):
-                        return
-
-        try:
-            ends = await asyncio.gather(*(one_group(group) for group in groups.values()), return_exceptions=True)
-            for group, end in zip(groups.values(), ends, strict=True):
-                if isinstance(end, Exception):
-                    (stumbled, *_) = [report for report in group if report.seq not in result.settled]
-                    log.error("report_bug", extra={"run_id": run.run_id, "seq": stumbled.seq}, exc_info=end)
-                    _later(tools, stumbled, ErrorClass.INTERNAL, f"{type(end).__name__}: {end}", 0.0, result)
-        finally:
-            await asyncio.shield(
-                tools.ledger.write(
-                    outbox.mark,
-                    run.run_id,
-                    sent=result.sent,
-                    postponed=result.postponed,
-                    refused=result.refused,
-                    untouched=[report.seq for report in batch if report.seq not in result.settled],
-                )
-            )
-        if result.locked_out:
-            await self._refuse_all(tools, run, ErrorClass.API_AUTH, result.locked_out)
-        if result.away:
-            pause = self.pauses.setdefault(run.api_url, Pause())
-            pause.failures += 1
-            pause.until_s = tools.clock_s() + max(
-                result.away_s,
-                jittered(pause.failures, base_s=tools.rules.report_base_s, cap_s=tools.rules.report_cap_s),
-            )
-        elif result.sent or result.refused:
-            self.pauses.pop(run.api_url, None)
-        return not result.stop
-
-    async def _send_one(
-        self, tools: WorkTools, access: ApiAccess, run: Run, report: OwedReport, result: "_Result"
-    ) -> bool:
-        """Send one report; True when the next one of its file may follow."""
-        if report.uncertain:
-            log.warning("report_uncertain", extra={"run_id": run.run_id, "seq": report.seq})
-        try:
-            await _call(tools, access, run, report)
-        except ApiUnavailable as trouble:
-            asked_s = trouble.retry_after_s or 0.0
-            if not _later(tools, report, trouble.error_class, str(trouble), asked_s, result):
-                return True
-            result.away = True
-            result.away_s = max(result.away_s, asked_s)
+    def _may_try(self, run_id: str, key: Breaker) -> bool:
+        self.keys[run_id] = key.name
+        if not key.due or self.trials.setdefault(key.name, run_id) != run_id:
             return False
-        except ApiAuth as refusal:
-            result.refused.append(Refused(seq=report.seq, error_class=refusal.error_class, detail=str(refusal)))
-            if refusal.status == 401:
-                result.locked_out = str(refusal)
-            return True
-        except ApiRejected as refusal:
-            log.error("report_refused", extra={"run_id": run.run_id, "seq": report.seq, "reason": str(refusal)})
-            result.refused.append(Refused(seq=report.seq, error_class=refusal.error_class, detail=str(refusal)))
-            return True
-        result.sent.append(report.seq)
+        self.tried[key.name] = run_id
         return True
 
-    async def _refuse_all(self, tools: WorkTools, run: Run, error_class: ErrorClass, detail: str) -> None:
-        dead = await tools.ledger.write(outbox.refuse_all, run.run_id, error_class=error_class, detail=detail)
+    async def _give_up_key(self, tools: WorkTools, key: Breaker) -> None:
+        if key.shut_for_s < tools.rules.report_auth_give_up_after_s:
+            return
+        for run_id in [run_id for run_id, name in self.keys.items() if name == key.name]:
+            del self.keys[run_id]
+            await self._refuse_all(tools, run_id, ErrorClass.API_AUTH, key.reason)
+
+    async def _put_off(self, tools: WorkTools, run: Run, fault: OriginRefused) -> None:
+        """An origin that is not allowed any more may be a slip of the settings: what is owed waits, for its time."""
+        result = Result()
+        for report in await tools.ledger.write(outbox.take, run.run_id, limit=BATCH):
+            result.later(tools, report, fault.error_class, str(fault))
+        await tools.ledger.write(outbox.mark, run.run_id, postponed=result.postponed, refused=result.refused)
+
+    async def _refuse_all(self, tools: WorkTools, run_id: str, error_class: ErrorClass, detail: str) -> None:
+        dead = await tools.ledger.write(outbox.refuse_all, run_id, error_class=error_class, detail=detail)
         log.error(
             "reports_refused",
-            extra={"run_id": run.run_id, "reports": dead, "error_class": error_class, "reason": detail},
+            extra={"run_id": run_id, "reports": dead, "error_class": error_class, "reason": detail},
         )
-
-
-@dataclass(slots=True)
-class _Result:
-    """How the reports of one batch ended. `locked_out` is LABDRIVE's word when it refuses the key altogether."""
-
-    sent: list[int] = field(default_factory=list)
-    postponed: list[Postponed] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
-    away: bool = False
-    away_s: float = 0.0
-    locked_out: str = ""
-
-    @property
-    def stop(self) -> bool:
-        return self.away or bool(self.locked_out)
-
-    @property
-    def settled(self) -> set[int]:
-        return {*self.sent, *(late.seq for late in self.postponed), *(gone.seq for gone in self.refused)}
-
-
-def _later(
-    tools: WorkTools, report: OwedReport, error_class: ErrorClass, detail: str, asked_s: float, result: _Result
-) -> bool:
-    """Put `report` off, or give it up when it has been owed for too long; True when it was put off."""
-    detail = one_line(detail, max_chars=1000)
-    if report.age_s > tools.rules.report_give_up_after_s:
-        result.refused.append(Refused(seq=report.seq, error_class=error_class, detail=detail))
-        return False
-    pause_s = jittered(report.attempts, base_s=tools.rules.report_base_s, cap_s=tools.rules.report_cap_s)
-    after_s = max(pause_s, asked_s)
-    result.postponed.append(Postponed(seq=report.seq, after_s=after_s, error_class=error_class, detail=detail))
-    log.warning(
-        "report_postponed",
-        extra={"run_id": report.run_id, "seq": report.seq, "after_s": after_s, "reason": detail},
-    )
-    return True
-
-
-async def _call(tools: WorkTools, access: ApiAccess, run: Run, report: OwedReport) -> None:
-    body = report.body
-    match report.kind:
-        case ReportKind.STATUS:
-            await tools.labdrive.set_job_status(access, run.job_id, JobStatus(body["status"]))
-        case ReportKind.MESSAGE:
-            await tools.labdrive.create_message(
-                access,
-                run.job_id,
-                body["text"],
-                MessageType(body["type"]),
-                file_id=body["file_id"],
-                idempotency_key=report.token,
-            )
-        case ReportKind.HASH:
-            await tools.labdrive.set_hash(
-                access, body["file_id"], body["algorithm"], body["digest"], idempotency_key=report.token
-            )

@@ -12,13 +12,18 @@ from hashmill.domain.fair import DeficitRing, run_weight
 from hashmill.domain.job import SizeClass
 from hashmill.domain.work import Ticket
 from hashmill.flow.tools import Rules, WorkTools
-from hashmill.ledger import expansions, files, leases
+from hashmill.ledger import expansions, files, gates, leases, outbox
 from hashmill.ledger.files import OpenRun
+from hashmill.ledger.gates import GateKind
 
 log = logging.getLogger(__name__)
 
 LANES = ((SizeClass.BIG,), (SizeClass.NORMAL, SizeClass.TINY))
 """Size classes that share a window. They are served together: neither may starve the other."""
+WATER_EVERY_S = 1.0
+"""So often it is asked how many reports are owed."""
+LOW_WATER = 0.8
+"""Held back for too many reports owed, dispatch goes on when this share of the high-water mark is left."""
 CURSORS_MAX = 10_000
 LOOK_SHARE = 4
 """After a look at the open runs there is no other for so many times as long as it took, or `LOOK_MAX_S`: thousands of
@@ -43,10 +48,13 @@ class Dispatcher:
     members: dict[tuple[Lane, str], DeficitRing[Share]] = field(default_factory=dict)
     cursors: dict[Share, int] = field(default_factory=dict)
     rung: dict[str, float] = field(default_factory=dict)
+    held_back: bool = False
+    water_at_s: float = float("-inf")
 
     async def round(self, tools: WorkTools) -> int:
         """Hand out what there is room for and return how many messages were sent."""
-        room = await tools.ledger.read(self._look, tools.rules, tools.clock_s)
+        held_back = await self._held_back(tools)
+        room = {} if held_back else await tools.ledger.read(self._look, tools.rules, tools.clock_s)
         tickets = await tools.ledger.write(self._choose, tools.rules, room) if room else []
         if tickets:
             loop = asyncio.get_running_loop()
@@ -56,6 +64,34 @@ class Dispatcher:
                 await tools.ledger.write(_take_back, tickets)
                 await asyncio.sleep(min(1.0, tools.rules.reissue_after_s))
         return len(tickets) + await self._ring(tools)
+
+    async def _held_back(self, tools: WorkTools) -> bool:
+        """Whether so many reports are owed that more results would only grow the ledger; kept there, for all to see."""
+        now_s = tools.clock_s()
+        if now_s < self.water_at_s + WATER_EVERY_S:
+            return self.held_back
+        first, self.water_at_s = self.water_at_s == float("-inf"), now_s
+        high = tools.rules.report_high_water
+        owed = await tools.ledger.read(outbox.owed_in_all)
+        if first:
+            shut = await tools.ledger.read(gates.listed)
+            self.held_back = any(gate.kind is GateKind.DISPATCH for gate in shut)
+        if not self.held_back and owed > high:
+            self.held_back = True
+            log.warning("dispatch_held_back", extra={"owed": owed, "high_water": high})
+            await tools.ledger.write(
+                gates.shut,
+                GateKind.DISPATCH,
+                kind=GateKind.DISPATCH,
+                failures=0,
+                for_s=0.0,
+                reason=f"more than {high} reports are owed",
+            )
+        elif self.held_back and owed < LOW_WATER * high:
+            self.held_back = False
+            log.info("dispatch_goes_on", extra={"owed": owed})
+            await tools.ledger.write(gates.open_, GateKind.DISPATCH)
+        return self.held_back
 
     async def _ring(self, tools: WorkTools) -> int:
         """Ring for runs that wait to be expanded, each at most once per `reissue_after_s`."""

@@ -10,6 +10,7 @@ from hashmill.flow.lead import LEADER
 from hashmill.flow.tools import DoorTools
 from hashmill.intake.broker import BrokerState
 from hashmill.ledger import overview
+from hashmill.ledger.gates import GateKind
 from hashmill.ledger.leases import Lease
 from hashmill.ledger.overview import Overview
 
@@ -77,6 +78,8 @@ def worries(standing: Standing, broker: BrokerState) -> list[str]:
         said.append("No process leads: nothing is dispatched or delivered until a worker or dispatcher starts.")
     if not standing.slots and (seen.totals.files_open or runs.get(RunState.ACCEPTED)):
         said.append("No worker lives: files wait until one starts.")
+    for gate in seen.gates:
+        said.append(_SHUT[gate.kind].format(name=gate.name, reason=gate.reason, owed=seen.totals.reports_owed))
     for age_s, what in (
         (seen.oldest_unlisted_s, "The files of a run have not been listed for {}: see its error below."),
         (seen.oldest_queued_s, "A ticket has waited {} for a worker to claim it."),
@@ -87,6 +90,16 @@ def worries(standing: Standing, broker: BrokerState) -> list[str]:
     if seen.oldest_ready_s is not None and seen.oldest_ready_s > WORRY_AFTER_S and not seen.moving.running:
         said.append(f"A file has been ready for {_spoken(seen.oldest_ready_s)}, and no file is being read.")
     return said
+
+
+_SHUT = {
+    GateKind.API: "LABDRIVE at {name} is away: reports wait, and one call at a time tries. It said: {reason}",
+    GateKind.KEY: (
+        "LABDRIVE refuses a key ({name}): what is owed with it waits. Give the key its rights back, or post the event "
+        "again with a good one. It said: {reason}"
+    ),
+    GateKind.DISPATCH: "Dispatch is held back: {owed} reports are owed, {reason}.",
+}
 
 
 def _spoken(age_s: float) -> str:

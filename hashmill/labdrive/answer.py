@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hashmill.domain.remote import RemoteContainer, RemoteFile, RemoteKind
+from hashmill.domain.remote import RemoteContainer, RemoteFile, RemoteKind, RemoteMessage
 from hashmill.domain.text import unstorable
 from hashmill.labdrive.wire import Marked, WireTable
 
@@ -67,6 +67,19 @@ def read_files(items: Any, wire: WireTable, *, container_id: str) -> tuple[Remot
     if not isinstance(items, list):
         raise ShapeWrong("a listing is no list")
     return tuple(read_file(item, wire, container_id=container_id) for item in items)
+
+
+def read_messages(items: Any, wire: WireTable) -> tuple[RemoteMessage, ...]:
+    """Return the messages of a job's listing."""
+    fields = wire.message
+    if not isinstance(items, list) or fields is None:
+        raise ShapeWrong("a listing is no list")
+    return tuple(
+        RemoteMessage(
+            text=_text(item, fields.text) or "", type=_text(item, fields.type), file_id=_id(item, fields.file_id)
+        )
+        for item in items
+    )
 
 
 def read_container(item: Any, wire: WireTable) -> RemoteContainer:

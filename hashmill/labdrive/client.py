@@ -11,9 +11,17 @@ import aiohttp
 
 from hashmill.domain.errors import ApiRejected, ApiUnavailable
 from hashmill.domain.job import JobStatus, MessageType
-from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile
+from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile, RemoteMessage
 from hashmill.domain.secret import Secret
-from hashmill.labdrive.answer import ShapeWrong, dig, read_container, read_file, read_files, read_metadata
+from hashmill.labdrive.answer import (
+    ShapeWrong,
+    dig,
+    read_container,
+    read_file,
+    read_files,
+    read_messages,
+    read_metadata,
+)
 from hashmill.labdrive.exchange import Sent, judge, render, spoken_by_platform
 from hashmill.labdrive.origins import check_origin, normal_origins
 from hashmill.labdrive.pace import Pace
@@ -21,6 +29,8 @@ from hashmill.labdrive.template import Values
 from hashmill.labdrive.wire import WireTable
 
 T = TypeVar("T")
+
+MESSAGES_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +96,37 @@ class LabdriveClient:
             file_id=file_id,
             idempotency_key=idempotency_key,
         )
+
+    async def list_messages(self, access: ApiAccess, job_id: str, *, most: int) -> list[RemoteMessage] | None:
+        """Return the job's messages, or None where they cannot all be read.
+
+        That is so where the wire table has no such call or no `[message]`, and where the job has more than `most`. The
+        listing ends as that of files does.
+        """
+        if "list_messages" not in self._wire.calls or self._wire.message is None:
+            return None
+        found: list[RemoteMessage] = []
+        before: tuple[RemoteMessage, ...] = ()
+        page = 1
+        while len(found) <= most:
+            here = await self._read(
+                access,
+                "list_messages",
+                lambda answer: read_messages(answer, self._wire),
+                job_id=job_id,
+                limit=MESSAGES_PAGE,
+                offset=len(found),
+                page=page,
+            )
+            if not here or here == before:
+                return found
+            found += here
+            before, page = here, page + 1
+        return None
+
+    def type_name(self, message_type: MessageType) -> str:
+        """Return what the platform calls a message of this type."""
+        return self._wire.message_types[message_type].value
 
     async def set_hash(
         self, access: ApiAccess, file_id: str, algorithm: str, hexdigest: str, idempotency_key: str
@@ -208,14 +249,18 @@ class LabdriveClient:
                     body += block
                     if len(body) > self._pace.answer_max_bytes:
                         # Leaving the block closes the connection: the rest is never read.
-                        raise ApiUnavailable(f"{call}: the answer is larger than {self._pace.answer_max_bytes} bytes")
+                        raise ApiUnavailable(
+                            f"{call}: the answer is larger than {self._pace.answer_max_bytes} bytes", uncertain=True
+                        )
                 return response.status, response.headers, bytes(body)
         except aiohttp.ConnectionTimeoutError as error:
             raise ApiUnavailable(f"{call}: no connection within {self._pace.connect_timeout_s:g} s") from error
         except TimeoutError as error:
-            raise ApiUnavailable(f"{call}: no answer within {self._pace.timeout_s:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
+            raise ApiUnavailable(f"{call}: no answer within {self._pace.timeout_s:g} s", uncertain=True) from error
+        except aiohttp.ClientConnectorError as error:
             raise ApiUnavailable(f"{call}: {type(error).__name__}: {error}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ApiUnavailable(f"{call}: {type(error).__name__}: {error}", uncertain=True) from error
 
 
 def _fingerprint(files: tuple[RemoteFile, ...]) -> str:

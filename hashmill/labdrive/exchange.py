@@ -18,6 +18,8 @@ from hashmill.labdrive.template import Values, fill, fill_body
 from hashmill.labdrive.wire import WireTable
 
 _TRY_LATER = frozenset({408, 425, 429})
+_ANSWER_LOST = frozenset({502, 504})
+"""A gateway that says it has no answer; the platform may have done what it was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,11 @@ def judge(wire: WireTable, call: str, *, status: int, headers: Mapping[str, str]
     if status in {401, 403}:
         raise ApiAuth(said.line("the key was refused"), status=status)
     if status in _TRY_LATER or status >= 500:
-        raise ApiUnavailable(said.line("try later"), retry_after_s=retry_after_s(headers.get("Retry-After")))
+        raise ApiUnavailable(
+            said.line("try later"),
+            retry_after_s=retry_after_s(headers.get("Retry-After")),
+            uncertain=status in _ANSWER_LOST,
+        )
     if 300 <= status < 400:
         raise ApiRejected(said.line(f"it redirects to {_leads_to(headers)}, which is never followed"), status=status)
     if not 200 <= status < 300:
@@ -83,14 +89,14 @@ def judge(wire: WireTable, call: str, *, status: int, headers: Mapping[str, str]
     if not wire.envelope.success.value and (said.envelope is not None or not body.strip()):
         return result
     if not isinstance(said.envelope, dict):
-        raise ApiUnavailable(said.line("the answer is not the platform's JSON"))
+        raise ApiUnavailable(said.line("the answer is not the platform's JSON"), uncertain=True)
     match succeeded(dig(said.envelope, wire.envelope.success.value)):
         case True:
             return result
         case False:
             raise ApiRejected(said.line("refused"), status=status)
         case None:
-            raise ApiUnavailable(said.line(f"the answer has no {wire.envelope.success.value!r}"))
+            raise ApiUnavailable(said.line(f"the answer has no {wire.envelope.success.value!r}"), uncertain=True)
 
 
 def spoken_by_platform(wire: WireTable, body: bytes) -> bool:

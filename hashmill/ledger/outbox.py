@@ -1,8 +1,8 @@
 """
 The outbox: what we owe LABDRIVE, written in the transaction that made it true.
 
-Delivered at least once, in order per run. A row found `sending` after a crash was perhaps delivered: it is sent
-again, and counted as uncertain.
+Delivered at least once, in order per run. A row found `sending` after a crash was perhaps delivered, and so was one
+whose answer was lost: it is counted, and stays uncertain until LABDRIVE is known to have it.
 """
 
 import json
@@ -12,9 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hashmill.domain.counted import Counted
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import OutboxState, ReportKind
 from hashmill.domain.work import Report
+from hashmill.ledger import counters
 from hashmill.ledger.engine import now_ms
 from hashmill.ledger.tables import among, outbox, runs
 
@@ -97,7 +99,7 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
     """
     taken: list[sa.Row[Any]] = []
     held_back: set[int | None] = set()
-    for row in _undelivered(connection, run_id, page=limit):
+    for row in _undelivered(connection, run_id, page=max(limit, 64)):
         if row.kind == ReportKind.STATUS:
             if row.due and not taken and not held_back:
                 taken.append(row)
@@ -110,11 +112,16 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
             break
     if not taken:
         return []
+    found = sum(row.state == OutboxState.SENDING for row in taken)
     connection.execute(
         sa.update(outbox)
         .where(outbox.c.run_id == run_id, outbox.c.seq.in_([row.seq for row in taken]))
-        .values(state=OutboxState.SENDING)
+        .values(
+            state=OutboxState.SENDING,
+            uncertain=sa.case((outbox.c.state == OutboxState.SENDING, sa.true()), else_=outbox.c.uncertain),
+        )
     )
+    counters.add(connection, Counted.REPORTS_UNCERTAIN, found)
     return [
         OwedReport(
             run_id=run_id,
@@ -123,7 +130,7 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
             kind=ReportKind(row.kind),
             body=json.loads(row.body),
             attempts=row.attempts,
-            uncertain=row.state == OutboxState.SENDING,
+            uncertain=row.state == OutboxState.SENDING or bool(row.uncertain),
             age_s=row.age_ms / 1000,
         )
         for row in taken
@@ -152,12 +159,17 @@ def _undelivered(connection: sa.Connection, run_id: str, *, page: int) -> Iterat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postponed:
-    """A report LABDRIVE could not take now."""
+    """A report LABDRIVE could not take now.
+
+    `uncertain`: it may have it all the same. `burns`: whether that counts as an attempt; not when nobody gets through.
+    """
 
     seq: int
     after_s: float
     error_class: ErrorClass
     detail: str
+    uncertain: bool = False
+    burns: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +204,8 @@ def mark(
             .where(outbox.c.run_id == run_id, outbox.c.seq == row.seq, among(outbox.c.state, *UNDELIVERED))
             .values(
                 state=OutboxState.OWED,
-                attempts=outbox.c.attempts + 1,
+                attempts=outbox.c.attempts + int(row.burns),
+                uncertain=sa.true() if row.uncertain else outbox.c.uncertain,
                 next_at_ms=now_ms() + int(row.after_s * 1000),
                 error_class=row.error_class,
                 error_detail=row.detail,
@@ -229,6 +242,32 @@ def refuse_all(connection: sa.Connection, run_id: str, *, error_class: ErrorClas
     ).rowcount
     _lower(connection, run_id, owed=dead, dead=dead)
     return dead
+
+
+def give_up(connection: sa.Connection, run_id: str, *, older_s: float, error_class: ErrorClass, detail: str) -> int:
+    """Set aside what the run has owed for longer than `older_s`, tried or not; return how many rows that were."""
+    dead = connection.execute(
+        sa.update(outbox)
+        .where(
+            outbox.c.run_id == run_id,
+            among(outbox.c.state, OutboxState.OWED),
+            outbox.c.created_at_ms < now_ms() - int(older_s * 1000),
+        )
+        .values(state=OutboxState.DEAD, error_class=error_class, error_detail=detail)
+    ).rowcount
+    if dead:
+        _lower(connection, run_id, owed=dead, dead=dead)
+    return dead
+
+
+def sent_alike(connection: sa.Connection, run_id: str, body: Mapping[str, Any]) -> int:
+    """Return how many reports of the run with this very body LABDRIVE has taken."""
+    text = json.dumps(body, ensure_ascii=False)
+    return connection.execute(
+        sa.select(sa.func.count()).where(
+            outbox.c.run_id == run_id, outbox.c.state == OutboxState.SENT, outbox.c.body == text
+        )
+    ).scalar_one()
 
 
 def revive(connection: sa.Connection, run_id: str) -> int:
@@ -302,6 +341,15 @@ def debt(connection: sa.Connection) -> Debt:
         sa.select(now_ms() - sa.func.min(outbox.c.created_at_ms)).where(among(outbox.c.state, *UNDELIVERED))
     ).scalar_one_or_none()
     return Debt(owed=int(row.owed), dead=int(row.dead), oldest_s=(oldest or 0) / 1000)
+
+
+def owed_in_all(connection: sa.Connection) -> int:
+    """Return how many reports are owed, from the counters of the runs that owe: a short index, read once."""
+    return int(
+        connection.execute(
+            sa.select(sa.func.coalesce(sa.func.sum(runs.c.outbox_owed), 0)).where(runs.c.outbox_owed > 0)
+        ).scalar_one()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

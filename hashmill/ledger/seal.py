@@ -7,6 +7,7 @@ The run's id is the associated data, so a sealed row moved to another run does n
 import base64
 import binascii
 import hashlib
+import hmac
 import json
 import os
 from collections.abc import Mapping
@@ -45,6 +46,11 @@ class Sealer:
             )
         self._cipher = AESGCM(raw)
         self.key_id = hashlib.sha256(b"hashmill seal key" + raw).hexdigest()[:16]
+        self._mark = hashlib.sha256(b"hashmill fingerprint" + raw).digest()
+
+    def fingerprint(self, key: Secret) -> str:
+        """Return 16 letters that are the same for the same key; without the sealing key they tell nothing about it."""
+        return hmac.new(self._mark, key.reveal().encode(), hashlib.sha256).hexdigest()[:16]
 
     def put(self, connection: sa.Connection, run_id: str, keys: Mapping[str, Secret]) -> None:
         """Seal `keys` for `run_id`."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 from hashmill.domain.errors import ApiRejected, ObjectMissing, StorageTimeout
 from hashmill.domain.event import from_public
 from hashmill.domain.job import JobStatus, MessageType
-from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile, RemoteKind
+from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile, RemoteKind, RemoteMessage
 from hashmill.domain.secret import Secret
 from hashmill.domain.work import Ticket
 from hashmill.flow.accept import accept
@@ -42,6 +42,7 @@ RULES = Rules(
     big_window=4,
     retry_base_s=0.0,
     report_base_s=0.0,
+    report_auth_give_up_after_s=0.0,
     tick_s=0.01,
     idle_tick_s=0.02,
 )
@@ -65,6 +66,8 @@ class FakeLabdrive:
     calls: list[Call] = field(default_factory=list)
     answer: Callable[[Call], Any] = lambda call: None
     storage_id: str | None = None
+    messages: Callable[[str], list[RemoteMessage]] | None = None
+    """What a job's list of messages says; None where the platform has no such list."""
 
     def add(self, *files: RemoteFile) -> None:
         self.files.update({file.file_id: file for file in files})
@@ -91,6 +94,13 @@ class FakeLabdrive:
         await self._asked(
             "create_message", access, job_id=job_id, text=text, type=type, file_id=file_id, key=idempotency_key
         )
+
+    async def list_messages(self, access: Any, job_id: str, *, most: int) -> list[RemoteMessage] | None:
+        await self._asked("list_messages", access, job_id=job_id)
+        return None if self.messages is None else self.messages(job_id)
+
+    def type_name(self, message_type: MessageType) -> str:
+        return str(message_type)
 
     async def set_hash(self, access: Any, file_id: str, algorithm: str, digest: str, idempotency_key: str) -> None:
         await self._asked("set_hash", access, file_id=file_id, algorithm=algorithm, digest=digest, key=idempotency_key)

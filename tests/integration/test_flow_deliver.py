@@ -187,7 +187,7 @@ async def test_a_crash_between_the_answer_and_its_mark_sends_again_with_the_same
     run = await hashed(stage, 1)
     taken = stage.tools.ledger.write_now(outbox.take, run.run_id)  # ...sent, and then the sender dies
 
-    with caplog.at_level(logging.WARNING, "hashmill.flow.deliver"):
+    with caplog.at_level(logging.WARNING, "hashmill.flow.send"):
         await delivered(stage)
 
     assert [record.__dict__["seq"] for record in caplog.records if record.message == "report_uncertain"] == [
@@ -214,7 +214,8 @@ async def test_a_sender_that_is_stopped_marks_what_was_sent_and_gives_the_rest_b
     await sender.stop()
     again = stage.tools.ledger.write_now(outbox.take, run.run_id, limit=1000)
 
-    assert not [report for report in again if report.uncertain]
+    # Those under way were perhaps carried out; the others surely not.
+    assert 0 < len([report for report in again if report.uncertain]) <= stage.tools.rules.report_concurrency
     assert len(again) == 16 - len(stage.api.made("create_message", "set_hash"))
 
 
@@ -303,7 +304,7 @@ async def test_a_bug_over_one_report_stops_no_other_and_the_job_ends_all_the_sam
         stage.api.answer = refusing(ZeroDivisionError("a bug"), "set_hash", file_id="2")
         sender = Deliverer()
 
-        with caplog.at_level(logging.ERROR, "hashmill.flow.deliver"):
+        with caplog.at_level(logging.ERROR, "hashmill.flow.send"):
             await wait_until_async(lambda: _round(sender, stage, broken, RunState.FAILED), timeout_s=4)
 
         assert "report_bug" in [record.message for record in caplog.records]
