@@ -41,7 +41,7 @@ class KillingProxy:
         """Requests for a deadly key whose sender was not found: each of them is a fault of this proxy."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="killing-proxy", daemon=True)
-        self._links: set[asyncio.Task[None]] = set()
+        self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -64,14 +64,14 @@ class KillingProxy:
 
     async def _close(self) -> None:
         self._server.close()
-        for link in self._links:
-            link.cancel()
+        for writer in self._links.values():
+            writer.transport.abort()
         await asyncio.gather(*self._links, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = asyncio.current_task()
         assert link is not None
-        self._links.add(link)
+        self._links[link] = writer
         try:
             theirs, ours = await asyncio.open_connection(self._host, self._target_port)
             try:
@@ -84,7 +84,7 @@ class KillingProxy:
             pass
         finally:
             writer.close()
-            self._links.discard(link)
+            del self._links[link]
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer_port: int) -> None:
         while piece := await reader.read(PIECE_BYTES):
