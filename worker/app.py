@@ -46,9 +46,10 @@ TASKS = (expand_run.expand_run, hash_files.hash_files)
 
 
 class _Process:
-    """The one house of this process, and whether it was told to stop."""
+    """The one house of this process, whether it was ever open, and whether it was told to stop."""
 
     house: WorkerHouse | None = None
+    opened = False
     stopping = False
 
 
@@ -64,7 +65,7 @@ def _open(sender: str, instance: Any, conf: Any, **_: Any) -> None:
         raise ConfigFault("workers run on threads: start them with `hashmill worker` or `celery … -P threads`")
     queues = sorted(instance.app.amqp.queues.consume_from)
     house = WorkerHouse(settings, slots=instance.concurrency, queues=queues)
-    _Process.house = house
+    _Process.house, _Process.opened = house, True
     base.enter(house)
     if settings.worker.watchdog_after_s:
         threading.Thread(
@@ -93,6 +94,8 @@ def _told_to_stop(number: int, frame: FrameType | None) -> None:
     if _Process.stopping:
         os._exit(1)
     _Process.stopping = True
+    if not _Process.opened:
+        os._exit(0)  # still waiting for its ledger; nothing was begun
     threading.Thread(target=_drain, name="drain").start()
 
 

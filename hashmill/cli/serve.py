@@ -80,7 +80,8 @@ def worker(
     # Celery would show these as a traceback, after it has begun.
     Sealer(Secret(settings.secrets.seal_key.get_secret_value()))
     assemble.rules_of(settings, assemble.open_wire(settings))
-    with opened_ledger(settings):
+    # One that is away is waited for; a file that is not there, or of another shape, will not come by waiting.
+    with contextlib.suppress(LedgerUnavailable), opened_ledger(settings):
         pass
 
     if str(app_home()) not in sys.path:
@@ -105,12 +106,24 @@ def dispatcher() -> None:
 
 
 async def _lead(settings: "Settings") -> None:
+    stop, opened = _told_to_stop(), asyncio.Event()
+    leading = asyncio.create_task(_lead_until(stop, settings, opened))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([leading, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not opened.is_set():
+        leading.cancel()  # still waiting for its ledger; nothing was begun
+    with contextlib.suppress(asyncio.CancelledError):
+        await leading
+
+
+async def _lead_until(stop: asyncio.Event, settings: "Settings", opened: asyncio.Event) -> None:
     from hashmill.assemble import open_work
     from hashmill.flow.lead import lead
     from hashmill.flow.present import keep_leases, leave
 
-    stop = _told_to_stop()
     async with open_work(settings, slots=0, queues=[]) as tools:
+        opened.set()
         async with asyncio.TaskGroup() as beside:
             presence = beside.create_task(keep_leases(tools))
             await lead(tools, stop)

@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from hashmill.parts.postgres import Databases
 from hashmill.parts.redis import Redis
 from tests.helpers.cli import Command, run_cli
 from tests.helpers.intake import closed_port
 from tests.helpers.stocked_ledger import SEAL_KEY
+from tests.helpers.tcp_gate import TcpGate
 from tests.helpers.wait import wait_until
 
 
@@ -87,6 +89,38 @@ def test_a_worker_leads_shows_itself_and_drains(env: dict[str, str], tmp_path: P
         assert "celery@" not in worker.said
 
 
+def test_a_worker_that_starts_while_ledger_and_broker_are_away_waits_for_both(
+    env: dict[str, str], tmp_path: Path, postgres: Databases, redis_server: Redis
+) -> None:
+    url = postgres.fresh_database()
+    assert run_cli("ledger", "upgrade", env={**env, "HASHMILL_LEDGER__URL": url}).code == 0
+    with TcpGate() as ledger_gate, TcpGate() as broker_gate:
+        away = {
+            **env,
+            "HASHMILL_LEDGER__URL": url.replace(f":{urlsplit(url).port}/", f":{ledger_gate.port}/"),
+            "HASHMILL_BROKER__URL": broker_gate.url.replace("http://", "redis://") + "/0",
+        }
+        with Command("worker", folder=tmp_path, env=away) as worker:
+            worker.wait_for("ledger_away duty=start")
+            ledger_gate.lead_to(url)
+            worker.wait_for("leading")
+            assert "worker_ready" not in worker.said
+            broker_gate.lead_to(redis_server.url)
+            worker.wait_for("worker_ready")
+
+            assert worker.end() == 0, worker.said
+    assert worker.said.count("ledger_away") < 20
+
+
+@pytest.mark.parametrize("command", ["worker", "dispatcher"])
+def test_what_waits_for_its_ledger_ends_as_it_is_told(command: str, env: dict[str, str], tmp_path: Path) -> None:
+    away = {**env, "HASHMILL_LEDGER__URL": f"postgresql+psycopg://u@127.0.0.1:{closed_port()}/db"}
+    with Command(command, folder=tmp_path, env=away) as waiting:
+        waiting.wait_for("ledger_away duty=start")
+
+        assert waiting.end() == 0, waiting.said
+
+
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
@@ -94,7 +128,6 @@ def test_a_worker_leads_shows_itself_and_drains(env: dict[str, str], tmp_path: P
         ({"HASHMILL_LEDGER__URL": "sqlite:///nowhere.sqlite3"}, 3, "hashmill ledger upgrade"),
         ({"HASHMILL_LABDRIVE__ALLOWED_ORIGINS": '["labdrive"]'}, 3, "labdrive.allowed_origins"),
         ({"HASHMILL_WORKER__SLOTS": "many"}, 3, "worker.slots"),
-        ({"HASHMILL_LEDGER__URL": "postgresql+psycopg://u@127.0.0.1:1/db"}, 4, "the ledger is not available"),
     ],
 )
 def test_a_worker_that_cannot_work_says_why_in_one_line_before_celery_starts(
