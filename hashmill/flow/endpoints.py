@@ -52,7 +52,7 @@ class Endpoint:
 
     def was_away(self, now_s: float) -> None:
         """A question found no answer, or only 'later'."""
-        if now_s - self.away_s > STREAK_GAP_S:
+        if now_s - self.away_s > STREAK_GAP_S or self.served_s > self.away_s:
             self.since_s = now_s
         self.away_s = now_s
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from hashmill.domain.job import RunState
 from hashmill.ledger import entries, files
 from hashmill.ledger.runs import Run
@@ -114,7 +116,7 @@ def test_a_killed_leader_is_followed_a_second_sigterm_ends_at_once_and_one_alone
         wait_until(lambda: gated.leader_pid() in workers, timeout_s=LEADER_LEASE_S + 2)
 
         [second] = workers.values()
-        wait_until(lambda: gated.working_pid(work.run_id) == second.pid, timeout_s=30)
+        wait_until(lambda: gated.s3_gate.snags[0].met > len(BODIES), timeout_s=30, what="a suspect is read again")
         second.send(signal.SIGTERM)
         wait_until(lambda: '"draining"' in second.log_path.read_text(), timeout_s=30)
         second.send(signal.SIGTERM)
@@ -152,6 +154,31 @@ def test_a_dispatcher_leads_workers_that_may_not_and_a_worker_told_to_stop_ends_
     assert gated.leader_pid() is None
 
 
+@pytest.mark.fault
+def test_the_process_suspects_are_tried_in_ends_with_its_worker_however_that_ends(
+    gated: GatedSite, container: str
+) -> None:
+    gated.no_workers()
+    victim = gated.worker()
+    with gated.held(container):
+        work = start_work(gated, container)
+        wait_until(work.is_all_running, timeout_s=30)
+        victim.kill()
+        for ends in ([signal.SIGKILL], [signal.SIGTERM, signal.SIGTERM], [signal.SIGTERM]):
+            met, mark = gated.s3_gate.snags[0].met, Mark()
+            worker = gated.worker(HASHMILL_WORKER__DRAIN_GRACE_S="1" if len(ends) == 1 else "300", **mark.environ)
+            wait_until(lambda met=met: gated.s3_gate.snags[0].met > met, timeout_s=30, what="a suspect is read again")
+            assert mark.bears("trial.py")
+            for number in ends:
+                worker.send(number)
+                wait_until(lambda worker=worker: not worker.running or '"draining"' in worker.log_path.read_text())
+            wait_until(lambda worker=worker: not worker.running, timeout_s=10)
+            wait_until(lambda mark=mark: mark.bearers() == [], timeout_s=10)
+    gated.some_workers(1)
+
+    work.assert_ends_right()
+
+
 def test_up_brings_a_run_to_its_end_although_a_worker_is_killed_and_leaves_no_child(
     gated: GatedSite, container: str
 ) -> None:
@@ -182,6 +209,9 @@ class Mark:
     def __init__(self) -> None:
         self.word = f"mark-{secrets.token_hex(8)}"
         self.environ = {"HM_TEST_MARK": self.word}
+
+    def bears(self, word: str) -> bool:
+        return any(word in line for line in self.bearers())
 
     def bearers(self) -> list[str]:
         """Return the command lines of living processes that bear the mark."""

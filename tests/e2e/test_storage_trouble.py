@@ -32,7 +32,11 @@ ATTEMPTS_MAX = 6
 def impatient(gated: GatedSite) -> Iterator[GatedSite]:
     """The site with one worker, who cuts a stream that stalls for a few seconds."""
     gated.no_workers()
-    gated.worker(HASHMILL_S3__IDLE_TIMEOUT_S="3", HASHMILL_FILES__ATTEMPTS_MAX=str(ATTEMPTS_MAX))
+    gated.worker(
+        HASHMILL_S3__IDLE_TIMEOUT_S="3",
+        HASHMILL_FILES__ATTEMPTS_MAX=str(ATTEMPTS_MAX),
+        HASHMILL_FILES__OUTAGE_GIVE_UP_AFTER_S="5",
+    )
     yield gated
     gated.no_workers()
 
