@@ -222,11 +222,16 @@ def postpone(
 ) -> None:
     """Give the expansion back; it is due again after `after_s` seconds and counts one attempt more.
 
-    The fence rises with it, so that a renewal still under way does not take it again.
+    The fence rises with it, so that a renewal still under way does not take it again. A listing that is through stays
+    through: the answer that said so may have been the trouble.
     """
     connection.execute(
         sa.update(runs)
-        .where(runs.c.run_id == expansion.run.run_id, runs.c.expand_fence == expansion.fence)
+        .where(
+            runs.c.run_id == expansion.run.run_id,
+            runs.c.expand_fence == expansion.fence,
+            runs.c.state == RunState.EXPANDING,
+        )
         .values(
             expand_fence=runs.c.expand_fence + 1,
             expand_until_ms=None,

@@ -359,3 +359,18 @@ async def test_a_renewal_that_comes_late_does_not_take_back_what_was_given_back(
 
 def _postpone_for_nothing(connection: Any, expansion: expansions.Expansion) -> None:
     expansions.postpone(connection, expansion, after_s=-1, error_class=ErrorClass.API_UNAVAILABLE, detail="")
+
+
+async def test_a_listing_whose_last_answer_was_lost_is_through_and_not_to_blame(stage: Stage) -> None:
+    run = await accepted(stage, file_ids=["1"])
+    ledger = stage.tools.ledger
+    claimed = ledger.write_now(
+        expansions.claim, run.run_id, lease_s=30, running=words.status(JobStatus.RUNNING), entry={}
+    )
+    assert claimed is not None
+    assert ledger.write_now(expansions.end, claimed, {})
+
+    ledger.write_now(expansions.postpone, claimed, after_s=1, error_class=ErrorClass.INTERNAL, detail="away")
+
+    after = await run_now(stage, run)
+    assert (after.state, after.error_class) == (RunState.SETTLED, None)
