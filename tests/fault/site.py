@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from hashmill.domain.errors import LedgerUnavailable
 from hashmill.flow.lead import LEADER
@@ -138,10 +139,12 @@ class FaultSite:
         timeout_s: float = 900.0,
         more: Mapping[str, Any] | None = None,
         broken: Sequence[str] = (),
+        limits: Mapping[str, float] | None = None,
     ) -> tuple[Row, Verdict]:
         """Wait until every run has ended, run the checker, keep and print the row, and return both.
 
-        `broken` is what the row itself found beyond the checker. A run that does not end is the checker's to tell.
+        `broken` is what the row itself found beyond the checker, `limits` the most a figure may be. A run that does not
+        end is the checker's to tell.
         """
         say("waiting for every run to end")
         try:
@@ -151,7 +154,12 @@ class FaultSite:
         wall_s = time.monotonic() - self.began_s
         verdict = self.verdict()
         print(verdict, flush=True)
-        found = [*broken, *(f"{end.name} exited by itself with {end.status}" for end in self.unordered_exits())]
+        over = [
+            f"{figure} is {verdict.figures[figure]}, at most {limit:g} is allowed"
+            for figure, limit in (limits or {}).items()
+            if verdict.figures[figure] > limit
+        ]
+        found = [*broken, *over, *(f"{end.name} exited by itself with {end.status}" for end in self.unordered_exits())]
         row = Row(
             name=name,
             fault=fault,
@@ -273,7 +281,13 @@ def fault_site(
         site.wait(lambda: len(site.present()) == workers, timeout_s=60, what="the workers are there")
         stack.enter_context(_sampling(site))
         site.began_s = time.monotonic()
-        yield site
+        try:
+            yield site
+        except AssertionError:
+            # A row that broke off in the middle says at least what is wrong by then.
+            with contextlib.suppress(LedgerUnavailable, SQLAlchemyError):
+                print(site.verdict(ended=False), flush=True)
+            raise
         if supervisor.error is not None:
             raise supervisor.error
 
