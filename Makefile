@@ -10,7 +10,7 @@ export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test fault soak bench demo up docs lock clean
+.PHONY: help setup check test sim fault soak bench demo up docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -40,6 +40,9 @@ check: $(READY) ## format, lint, types, floors, locks
 
 test: $(READY) ## the whole suite but the faults, on servers it starts itself (ARGS="-k name" narrows it)
 	$(BIN)/pytest $(ARGS)
+
+sim: $(READY) ## simulated worlds, one per seed (SEEDS=100000, FIRST=n; SEED=n tells the story of one)
+	$(BIN)/python -m tests.sim.run $(if $(SEED),--seed $(SEED)$(if $(MUTATION), --mutation $(MUTATION)),--seeds $(or $(SEEDS),2000) --first $(or $(FIRST),1))
 
 fault: $(READY) ## kills, cuts and refusals, one row after the other, their table at the end (ARGS="-k redis" narrows it)
 	$(BIN)/pytest -m fault -s $(ARGS) tests/fault

@@ -1,7 +1,7 @@
 """
 What every test may ask for: real servers, fresh databases; and which tests run when.
 
-A folder is a price: the mark of a test (unit, integration, e2e, fault, house, migration) is the name of its folder.
+A folder is a price: the mark of a test (unit, integration, e2e, sim, fault, house, migration) is its folder's name.
 Servers start when the first test asks for them and stop at the end. A server that does not start is an error of each
 test that asked, never a skip.
 """
@@ -22,6 +22,7 @@ MARKS = {
     "unit": "no server, no process",
     "integration": "one room against real servers",
     "e2e": "the whole service",
+    "sim": "simulated worlds, one per seed; no server",
     "fault": "kills, cuts and refusals; slow, so only when asked for: -m fault",
     "house": "the rules of the house",
     "migration": "the ledger's shape over time",
