@@ -240,7 +240,7 @@ class Tickets(Section):
         description="Big files outstanding at once; 0 means one per eight slots of the living workers, two at least.",
     )
     reissue_after_s: float = Field(
-        20.0, gt=0, description="A ticket nobody claimed for so long counts as lost and is written anew."
+        10.0, gt=0, description="A ticket nobody claimed for so long counts as lost and is written anew."
     )
     tick_s: float = Field(0.05, gt=0, description="Pause between two rounds of the dispatcher while there is work.")
     idle_tick_s: float = Field(0.5, gt=0, description="The same while there is none.")

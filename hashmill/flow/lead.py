@@ -21,6 +21,7 @@ from hashmill.ledger import entries, leases
 log = logging.getLogger(__name__)
 
 LEADER = "leader"
+SWEEPING = "sweeping"
 SWEEP_EVERY_S = 1.0
 POLL_MAX_S = 1.0
 """Who does not lead looks so often whether nobody does: a dead leader is followed within its lease and this."""
@@ -61,26 +62,6 @@ class _Hold:
         return self.clock_s() < self.until_s
 
 
-@dataclass(slots=True)
-class _Patience:
-    """After a gap (a new leader, a ledger that was away) processes that live get `grace_s` to renew their leases."""
-
-    grace_s: float
-    clock_s: Callable[[], float]
-    seen_s: float = float("-inf")
-    over_s: float = float("inf")
-
-    def over(self) -> bool:
-        now_s = self.clock_s()
-        if now_s - self.seen_s > self.grace_s:
-            self.over_s = now_s + self.grace_s
-        return now_s >= self.over_s
-
-    def seen(self) -> None:
-        """A round went through."""
-        self.seen_s = self.clock_s()
-
-
 async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> None:
     dispatcher, deliverer = Dispatcher(), Deliverer(held=hold.sure)
     unfinished: dict[str, float] = {}
@@ -88,11 +69,14 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> 
     async def number() -> int:
         return await tools.ledger.write(entries.number)
 
-    patience = _Patience(tools.rules.file_lease_s / 3 + SWEEP_EVERY_S, tools.clock_s)
+    # After a gap, as when the ledger was away, processes that live get `grace_s` to renew their leases. In a gap of
+    # half a lease none can run out, as they are renewed every third. So a leader that follows another soon need not wait:
+    # if it had to, leaders that die often would keep every file waiting that lost its worker.
+    gap_s, grace_s = tools.rules.file_lease_s / 2, tools.rules.file_lease_s / 3 + SWEEP_EVERY_S
 
     async def swept() -> int:
-        await sweep(tools, take_back=patience.over())
-        patience.seen()
+        steady_s = await tools.ledger.write(leases.steady_s, SWEEPING, tools.process, gap_s=gap_s)
+        await sweep(tools, take_back=steady_s >= grace_s)
         return 0
 
     duties = [

@@ -69,7 +69,7 @@ class Rules:
     batch_normal_max: int = 8
     tiny_max_bytes: int = 1_048_576
     normal_max_bytes: int = 67_108_864
-    reissue_after_s: float = 20.0
+    reissue_after_s: float = 10.0
     tick_s: float = 0.05
     idle_tick_s: float = 0.5
 

@@ -57,6 +57,20 @@ def take(
     return fence
 
 
+def steady_s(connection: sa.Connection, name: str, holder: str, *, gap_s: float) -> float:
+    """Say that a duty goes on and return for how many seconds it has, without a gap of `gap_s`, whoever had it.
+
+    A duty that goes on shows that the ledger could be reached, also to who has just taken it over.
+    """
+    now = connection.execute(sa.select(now_ms())).scalar_one()
+    row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
+    since_ms = now if row is None or row.until_ms < now else json.loads(row.detail)["since_ms"]
+    values = {"holder": holder, "until_ms": now + int(gap_s * 1000), "detail": json.dumps({"since_ms": since_ms})}
+    statement = insert_for(connection)(leases).values(name=name, fence=1, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=[leases.c.name], set_=values))
+    return (now - int(since_ms)) / 1000
+
+
 def release(connection: sa.Connection, name: str, holder: str) -> None:
     """Let `name` go at once, if `holder` has it."""
     connection.execute(sa.update(leases).where(leases.c.name == name, leases.c.holder == holder).values(until_ms=0))

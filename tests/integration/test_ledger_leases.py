@@ -75,6 +75,26 @@ def test_a_process_that_left_in_order_leaves_no_trace(ledger: Ledger) -> None:
     assert listed(ledger) == []
 
 
+def test_a_duty_is_steady_through_a_change_of_who_has_it(ledger: Ledger) -> None:
+    def steady_s(holder: str) -> float:
+        return ledger.write_now(leases.steady_s, "sweeping", holder, gap_s=30)
+
+    assert steady_s("a") == 0
+    wait_until(lambda: steady_s("a") > 0.05, timeout_s=2)
+    assert steady_s("b") > 0.05
+
+
+def test_a_duty_that_nobody_had_for_a_while_begins_anew(ledger: Ledger) -> None:
+    def steady_s(gap_s: float) -> float:
+        return ledger.write_now(leases.steady_s, "sweeping", "a", gap_s=gap_s)
+
+    steady_s(30)
+    wait_until(lambda: steady_s(30) > 0.05, timeout_s=2)
+    steady_s(0.02)
+    wait_until(lambda: listed(ledger, "sweeping")[0].remaining_s < 0, timeout_s=2)
+    assert steady_s(30) == 0
+
+
 def test_of_eight_that_race_one_holds_it(ledger: Ledger) -> None:
     for race in range(5):
         with ThreadPoolExecutor(8) as pool:
