@@ -5,12 +5,15 @@ Shut, it lets one call try at a time, after a pause that grows; all else waits a
 what is shut, so a new leader finds it. Whoever leads is alone, so nobody else has to be asked whether it may try.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
 from hashmill.domain.counted import Counted
+from hashmill.domain.errors import LedgerUnavailable
 from hashmill.domain.pause import jittered
 from hashmill.domain.text import one_line
 from hashmill.flow.tools import Rules, WorkTools
@@ -51,6 +54,9 @@ class Breaker:
     until_s: float = 0.0
     reason: str = ""
     changed: bool = False
+    lost: int = 0
+    """How often it was shut anew, not written down yet."""
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     retries: float = RETRIES_SAVED_MAX
     counted_at_s: float = 0.0
 
@@ -83,6 +89,7 @@ class Breaker:
             return
         if not self.shut:
             self.shut_at_s = self.clock_s()
+            self.lost += 1
         self.failures += 1
         self.until_s = self.clock_s() + max(asked_s, self._pause_s())
         self.reason = one_line(reason, max_chars=1000)
@@ -153,21 +160,30 @@ def _new(rules: Rules, name: str, kind: GateKind, clock_s: Callable[[], float]) 
     return Breaker(name, kind, min(KEY_BASE_S, cap_s), cap_s, clock_s, counted_at_s=clock_s())
 
 
-def keep(connection: sa.Connection, breaker: Breaker) -> None:
-    """Write down what changed about a breaker, in the caller's transaction."""
-    if not breaker.changed:
-        return
-    breaker.changed = False
-    if not breaker.shut:
-        gates.open_(connection, breaker.name)
-        return
-    gates.shut(
-        connection,
-        breaker.name,
-        kind=breaker.kind,
-        failures=breaker.failures,
-        for_s=breaker.until_s - breaker.clock_s(),
-        reason=breaker.reason,
-    )
-    if breaker.failures == 1:
-        counters.add(connection, Counted.APIS_LOST if breaker.kind is GateKind.API else Counted.KEYS_REFUSED)
+async def keep(tools: WorkTools, breaker: Breaker) -> None:
+    """Write down what changed about a breaker, one write after the other, so that the last one stands."""
+    async with breaker.writing:
+        if not breaker.changed:
+            return
+        lost, breaker.changed, breaker.lost = breaker.lost, False, 0
+        shut = None
+        if breaker.shut:
+            shut = {
+                "kind": breaker.kind,
+                "failures": breaker.failures,
+                "for_s": breaker.until_s - breaker.clock_s(),
+                "reason": breaker.reason,
+            }
+        try:
+            await tools.ledger.write(_write, breaker.name, breaker.kind, shut, lost)
+        except LedgerUnavailable:
+            breaker.changed, breaker.lost = True, breaker.lost + lost
+            raise
+
+
+def _write(connection: sa.Connection, name: str, kind: GateKind, shut: dict[str, Any] | None, lost: int) -> None:
+    if shut is None:
+        gates.open_(connection, name)
+    else:
+        gates.shut(connection, name, **shut)
+    counters.add(connection, Counted.APIS_LOST if kind is GateKind.API else Counted.KEYS_REFUSED, lost)

@@ -117,6 +117,8 @@ class Sender:
                         self.api.failed(said, trial=True)
         finally:
             await asyncio.shield(self.tools.ledger.write(self._write_down, batch, result))
+        for breaker in (self.api, self.key):
+            await keep(self.tools, breaker)
         return not (self.api.in_a_row or self.api.shut or self.key.shut)
 
     def _write_down(self, connection: sa.Connection, batch: Sequence[OwedReport], result: Result) -> None:
@@ -129,8 +131,6 @@ class Sender:
             refused=result.refused,
             untouched=[report.seq for report in batch if report.seq not in result.settled | result.unclear],
         )
-        for breaker in (self.api, self.key):
-            keep(connection, breaker)
         lost = sum(late.uncertain and late.seq not in known for late in result.postponed)
         counters.add(connection, Counted.REPORTS_UNCERTAIN, lost)
         counters.add(connection, Counted.REPORTS_FOUND, result.found)

@@ -66,6 +66,9 @@ def shut(stage: Stage) -> list[GateKind]:
 async def test_an_outage_costs_one_call_at_a_time_and_no_attempts_and_then_all_arrives(ledger: Ledger) -> None:
     with stage_of(ledger, report_base_s=0.05, report_probe_cap_s=0.1) as stage:
         some = [await hashed(stage, 20, start=1 + 100 * number, job_id=str(number)) for number in range(3)]
+        for run in some:  # a status is alone in its batch anyway; what follows it is not
+            (running,) = ledger.write_now(outbox.take, run.run_id)
+            ledger.write_now(outbox.mark, run.run_id, sent=[running.seq])
         tries: list[float] = []
         away = True
 
@@ -97,7 +100,7 @@ async def test_an_outage_costs_one_call_at_a_time_and_no_attempts_and_then_all_a
             of_job = [
                 call.what["status"] for call in stage.api.made("set_job_status") if call.what["job_id"] == str(number)
             ]
-            assert of_job == ["RUNNING", "COMPLETED"]
+            assert of_job == ["COMPLETED"]
 
 
 async def test_when_an_api_is_back_no_report_waits_for_a_pause_of_its_own(ledger: Ledger) -> None:
@@ -183,6 +186,7 @@ async def test_an_api_away_for_too_long_lets_runs_end_without_trying_each_report
 
         after = await run_now(stage, run)
         assert (after.state, after.error_class) == (RunState.FAILED, "api.unavailable")
+        assert tries < 60 < after.outbox_dead
 
 
 async def test_a_refused_key_waits_with_all_that_is_owed_and_another_users_goes_on(ledger: Ledger) -> None:
