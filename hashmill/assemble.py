@@ -271,6 +271,7 @@ async def open_work(
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "slots": slots,
+                "files_in_flight": settings.worker.files_in_flight,
                 "queues": queues,
                 "version": __version__,
             },

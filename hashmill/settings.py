@@ -224,7 +224,7 @@ class Tickets(Section):
     window: int = Field(
         0,
         ge=0,
-        description="Tickets outstanding at once, in all workers together; 0 means twice the slots of the living workers.",
+        description="Tickets outstanding at once, in all workers together; 0 means by the living workers: twice their slots, and three small files for each they read at once.",
     )
     batch_max: int = Field(
         64, ge=1, le=512, description="Files in one ticket of tiny files; 1 means strictly one Celery task per file."

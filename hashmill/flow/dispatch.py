@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,10 @@ LOOK_SHARE = 4
 """After a look at the open runs there is no other for so many times as long as it took, or `LOOK_MAX_S`: thousands of
 open runs cost a fifth of a core at most, and among a few a new one is seen in the next round."""
 LOOK_MAX_S = 1.0
+FILES_SHARE = 3
+"""Small files outstanding for each that is read at once: one being read, one that waits beside it, one on its way."""
+IN_FLIGHT = 64
+"""Files in flight of a process that does not say how many it has."""
 
 Lane = tuple[SizeClass, ...]
 Share = tuple[str, SizeClass]
@@ -123,10 +128,7 @@ class Dispatcher:
             return {}
         outstanding = files.outstanding(connection)
         windows = dict(zip(LANES, _windows(connection, rules), strict=True))
-        room = {
-            lane: windows[lane] - sum(-(-outstanding.get(sort, 0) // rules.batch(sort)) for sort in lane)
-            for lane in lanes
-        }
+        room = {lane: windows[lane].room(rules, {sort: outstanding.get(sort, 0) for sort in lane}) for lane in lanes}
         return {lane: tickets for lane, tickets in room.items() if tickets > 0}
 
     def _forget(self) -> None:
@@ -188,17 +190,37 @@ def _shares(found: Mapping[SizeClass, Sequence[OpenRun]]) -> dict[str, dict[Shar
     return shares
 
 
-def _windows(connection: sa.Connection, rules: Rules) -> tuple[int, int]:
-    """Return how many tickets of each lane may be outstanding; 0 in the rules means by living slots."""
-    slots = [
-        int(lease.detail.get("slots", 0))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    """How much of one lane may be outstanding: so many tickets, and beyond `files` only what is begun already."""
+
+    tickets: int
+    files: float = math.inf
+
+    def room(self, rules: Rules, outstanding: Mapping[SizeClass, int]) -> int:
+        """Return how many tickets more there may be; the batches of tiny files count, being the largest."""
+        tickets = self.tickets - sum(-(-count // rules.batch(sort)) for sort, count in outstanding.items())
+        left = self.files - sum(outstanding.values())
+        return tickets if left == math.inf else min(tickets, math.ceil(left / rules.batch_max))
+
+
+def _windows(connection: sa.Connection, rules: Rules) -> tuple[_Window, _Window]:
+    """Return what may be outstanding in each lane; 0 in the rules means by what the living processes can do.
+
+    More slots do not read faster once the files in flight are as many as a process reads at once. What is handed out
+    beyond that is a queue, and whoever comes next waits behind it.
+    """
+    working = [
+        lease.detail
         for lease in leases.listed(connection, leases.PROCESS)
-        if lease.remaining_s > 0
+        if lease.remaining_s > 0 and lease.detail.get("slots")
     ]
-    working = [count for count in slots if count]
+    slots = [int(detail["slots"]) for detail in working]
+    in_flight = sum(int(detail.get("files_in_flight", IN_FLIGHT)) for detail in working)
+    small = _Window(tickets=max(2, 2 * sum(slots)), files=max(2 * rules.batch_max, FILES_SHARE * in_flight))
     return (
-        rules.big_window or max(2, sum(max(2, count // 8) for count in working)),
-        rules.window or max(2, 2 * sum(working)),
+        _Window(tickets=rules.big_window or max(2, sum(max(2, count // 8) for count in slots))),
+        _Window(tickets=rules.window) if rules.window else small,
     )
 
 

@@ -117,6 +117,18 @@ async def test_the_window_follows_the_slots_of_the_living_workers(ledger: Ledger
         assert len(await dispatched(stage)) == 24
 
 
+async def test_no_more_small_files_wait_than_the_living_workers_soon_read(ledger: Ledger) -> None:
+    with staged(ledger, rules=replace(RULES, window=0, batch_max=8)) as stage:
+        await listed(stage, 200)
+        for name, in_flight in (("a", 4), ("b", 8)):
+            detail = {"slots": 16, "files_in_flight": in_flight}
+            ledger.write_now(leases.take, f"process:{name}", name, lease_s=30, detail=detail)
+
+        tickets = await dispatched(stage)
+
+        assert sum(len(ticket.files) for ticket in tickets) == 3 * (4 + 8) + 4  # up to the end of a ticket
+
+
 async def test_a_small_run_behind_a_large_one_is_handed_out_at_once(stage: Stage) -> None:
     await listed(stage, 3000)
     dispatcher = Dispatcher()
