@@ -27,6 +27,8 @@ QUICK = {
     "HASHMILL_FILES__RETRY_CAP_S": "1",
     "HASHMILL_REPORT__BACKOFF_BASE_S": "0.05",
     "HASHMILL_REPORT__BACKOFF_CAP_S": "1",
+    "HASHMILL_REPORT__PROBE_CAP_S": "1",
+    "HASHMILL_REPORT__AUTH_GIVE_UP_AFTER_S": "4",
     "HASHMILL_S3__BACKOFF_BASE_S": "0.05",
 }
 """Settings under which what passes, passes in seconds."""
