@@ -25,7 +25,7 @@ from hashmill.domain.errors import (
     StorageTimeout,
 )
 from hashmill.domain.job import SizeClass
-from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile
+from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile, RemoteMessage
 from hashmill.domain.work import FileOutcome, Ticket
 from hashmill.flow.hash_one import read_one
 from hashmill.flow.tools import MillTools
@@ -308,6 +308,7 @@ class Labdrive:
     effects: list[Effect] = field(default_factory=list)
     given: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Error classes by whom the call was about: a job, a file or a container."""
+    lists_messages: bool = True
     rejects: set[str] = field(default_factory=set)
     away: bool = False
     locked: bool = False
@@ -330,6 +331,19 @@ class SimLabdrive:
 
     async def set_hash(self, access: Any, file_id: str, algorithm: str, hexdigest: str, idempotency_key: str) -> None:
         await self._write("hash", "", file_id, (algorithm, hexdigest), idempotency_key)
+
+    def type_name(self, message_type: str) -> str:
+        return str(message_type)
+
+    async def list_messages(self, access: Any, job_id: str, *, most: int) -> Any:
+        if not self._world.labdrive.lists_messages:
+            return None
+        messages = [
+            RemoteMessage(text=effect.said[1], type=effect.said[0], file_id=effect.file_id)
+            for effect in self._world.labdrive.effects
+            if effect.kind == "message" and effect.job_id == job_id
+        ]
+        return await self._read(job_id, lambda: messages)
 
     async def get_file(self, access: Any, file_id: str) -> Any:
         known = {name: file for files in self._world.labdrive.files.values() for name, file in files.items()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from hashmill.flow import accept as accept_step
+from hashmill.flow import gates as gates_step
 from hashmill.flow import hash_files as hash_files_step
 from hashmill.flow import lead as lead_step
 from hashmill.ledger import entries
@@ -18,6 +19,7 @@ from tests.sim.engine import BODY
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+KEY_BASE_S, KEY_CAP_S = 1.0, 4.0
 SWEEP_EVERY_S = 3.0
 POLL_MAX_S = 3.0
 
@@ -69,6 +71,8 @@ def seeded(world: "World") -> Iterator[None]:
             patch.object(entries, "_entry_ids", _EntryIds()),
             patch.object(hash_files_step, "_claims", itertools.count()),
             patch.object(lead_step, "SWEEP_EVERY_S", SWEEP_EVERY_S),
+            patch.object(gates_step, "KEY_BASE_S", KEY_BASE_S),
+            patch.object(gates_step, "KEY_CAP_S", KEY_CAP_S),
             patch.object(lead_step, "POLL_MAX_S", POLL_MAX_S),
         ):
             yield

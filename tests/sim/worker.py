@@ -36,6 +36,7 @@ RULES = Rules(
     report_concurrency=4,
     report_base_s=0.2,
     report_cap_s=3.0,
+    report_probe_cap_s=3.0,
     batch_max=4,
     batch_normal_max=2,
     tiny_max_bytes=20,

@@ -95,7 +95,8 @@ class World:
 
     def bug(self, told: str) -> None:
         self.note("BUG", told)
-        self.bugs.append(told)
+        if told not in self.bugs:
+            self.bugs.append(told)
 
     def happens(self, fault: str, *, scale: float = 1.0) -> bool:
         """Draw whether this call meets `fault`; never after the horizon."""
@@ -171,6 +172,7 @@ class World:
 
     def _populate(self) -> None:
         plan, chance = self.plan, self.chance
+        self.labdrive.lists_messages = chance.random() < 0.5
         for number in range(1, plan.runs + 1):
             container = str(number)
             known: dict[str, RemoteFile] = {}
