@@ -7,11 +7,15 @@ tests use the same functions without an async twin.
 """
 
 import asyncio
+import logging
+import os
+import socket
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -21,6 +25,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from hashmill.domain.errors import ConfigFault, LedgerUnavailable
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -137,6 +143,7 @@ class Ledger:
         self._threads = 2 if sqlite else threads
         self.engine = open_engine(url, threads=self._threads, timeout_s=timeout_s)
         self._timeout_s = timeout_s
+        self._lines = _Lines(self.engine)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="ledger")
 
     async def write(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -154,7 +161,8 @@ class Ledger:
     async def _in_turn(self, transaction: Callable[[], T]) -> T:
         """Run `transaction` on a thread; one that has not begun within `timeout_s` never will, and counts as refused.
 
-        So behind a ledger that hangs a caller waits for its own time-out, not for those of everybody before it.
+        So behind a ledger that hangs a caller waits for its own time-out, not for those of everybody before it. The
+        server itself ends a statement after `timeout_s`: one that says nothing for twice that is not slow but gone.
         """
         future = self._pool.submit(transaction)
         waited = asyncio.wrap_future(future)
@@ -162,6 +170,10 @@ class Ledger:
             done, _ = await asyncio.wait([waited], timeout=self._timeout_s)
             if not done and future.cancel():
                 raise LedgerUnavailable(f"the ledger is too slow: nothing was begun within {self._timeout_s:g} s")
+            while not done:
+                done, _ = await asyncio.wait([waited], timeout=2 * self._timeout_s)
+                if not done:
+                    self._lines.cut()
             return await waited
         except asyncio.CancelledError:
             future.cancel()  # only what has not begun
@@ -188,6 +200,27 @@ class Ledger:
     def close(self) -> None:
         self._pool.shutdown(wait=True)
         self.engine.dispose()
+
+
+class _Lines:
+    """The connections to the server, to be cut when it has gone silent: nothing else wakes a thread that listens.
+
+    known: libpq has no time-out for an answer, and a proxy on the way that lives keeps TCP content.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._open: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._is_closed = engine.dialect.loaded_dbapi.Error
+        if engine.dialect.name == "postgresql":
+            sa.event.listen(engine, "connect", lambda connection, record: self._open.add(connection))
+
+    def cut(self) -> None:
+        """Hang up; whoever listens gets an error at once, and the pool opens new connections."""
+        lines = list(self._open)
+        log.warning("ledger_silent", extra={"connections": len(lines)})
+        for line in lines:
+            with suppress(OSError, self._is_closed), socket.socket(fileno=os.dup(line.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

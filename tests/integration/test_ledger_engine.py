@@ -20,6 +20,7 @@ from hashmill.domain.errors import ConfigFault, LedgerUnavailable
 from hashmill.ledger import entries, migrate, runs
 from hashmill.ledger.engine import Ledger, now_ms
 from hashmill.parts.postgres import Databases, Postgres, start_postgres
+from tests.fault.proxy import BLACK_HOLE, FaultProxy
 from tests.helpers.ledger import MIGRATIONS, accept_run, fresh_ledger, get_run
 from tests.helpers.servers import work_folder
 from tests.helpers.wait import wait_until
@@ -373,3 +374,22 @@ async def test_behind_a_ledger_that_hangs_each_caller_waits_for_its_own_time_out
     assert waited_s < 5
     assert sum(end is None for end in ends) == 2
     assert sum(isinstance(end, LedgerUnavailable) for end in ends) == 6
+
+
+async def test_a_postgresql_that_falls_silent_in_mid_transaction_is_given_up_and_used_again(
+    postgres: Databases,
+) -> None:
+    url = postgres.fresh_database()
+    with fresh_ledger(url), FaultProxy(url) as proxy:
+        ledger = Ledger(proxy.through(url), threads=2, timeout_s=IMPATIENT_S)
+        await ledger.read(lambda connection: connection.execute(sa.select(now_ms())).scalar_one())
+        proxy.set(BLACK_HOLE)
+
+        with quickly(5.0), pytest.raises(LedgerUnavailable):
+            await ledger.write(lambda connection: connection.execute(sa.select(now_ms())).scalar_one())
+
+        proxy.heal()
+        with suppress(LedgerUnavailable):
+            await ledger.read(lambda connection: connection.execute(sa.select(now_ms())).scalar_one())
+        assert await ledger.read(lambda connection: connection.execute(sa.select(now_ms())).scalar_one())
+        ledger.close()
