@@ -70,9 +70,9 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> 
         return await tools.ledger.write(entries.number)
 
     # After a gap, as when the ledger was away, processes that live get `grace_s` to renew their leases. In a gap of
-    # half a lease none can run out, as they are renewed every third. So a leader that follows another soon need not
-    # wait: if it had to, leaders that die often would keep every file waiting that lost its worker.
-    gap_s, grace_s = tools.rules.file_lease_s / 2, tools.rules.file_lease_s / 3 + SWEEP_EVERY_S
+    # half a lease and a little none can run out, as they are renewed every third. So a leader that follows another soon
+    # need not wait: if it had to, leaders that die often would keep every file waiting that lost its worker.
+    gap_s, grace_s = tools.rules.file_lease_s * 0.6, tools.rules.file_lease_s / 3 + SWEEP_EVERY_S
 
     async def swept() -> int:
         steady_s = await tools.ledger.write(leases.steady_s, SWEEPING, tools.process, gap_s=gap_s)
