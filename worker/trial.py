@@ -20,7 +20,7 @@ from hashmill.domain.errors import HashmillError
 from hashmill.domain.work import FileOutcome
 from hashmill.flow.hash_one import read_one
 from hashmill.flow.tools import MillTools
-from hashmill.flow.trial import ANSWER, LINE_MAX_BYTES, QUESTION, READY, Answer, Fault
+from hashmill.flow.trial import ANSWER, BEAT, BEAT_EVERY_S, LINE_MAX_BYTES, QUESTION, READY, Answer, Fault
 from hashmill.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -63,9 +63,11 @@ async def _serve(settings: Settings, answers: int) -> None:
         while line:
             following = asyncio.create_task(questions.readline())
             work = asyncio.create_task(_answer(mill, line))
-            await asyncio.wait([work, following], return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                os._exit(0)  # nobody is there to hear the answer
+            while not work.done():
+                await asyncio.wait([work, following], timeout=BEAT_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+                if following.done() and not work.done():
+                    os._exit(0)  # nobody is there to hear the answer
+                _write(answers, BEAT)
             _write(answers, ANSWER.dump_json(work.result()) + b"\n")
             line = await following
 

@@ -28,6 +28,11 @@ LINE_MAX_BYTES = 4_194_304
 START_S = 60.0
 END_S = 5.0
 """A process whose answer ended has so long to end itself."""
+BEAT = b"\n"
+BEAT_EVERY_S = 5.0
+"""While it reads, the process says so often that its loop goes on, however large the file is."""
+SILENCE_S = 60.0
+"""A process that has said nothing for so long hangs. Its worker lives and keeps the lease: nobody else would end it."""
 REST_S = 5.0
 """After a process that could not begin the next one is not started sooner."""
 
@@ -102,13 +107,18 @@ class Trial:
         return self._starting
 
     async def _start(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *self._argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=LINE_MAX_BYTES,
-            start_new_session=True,  # Ctrl-C is for the worker
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=LINE_MAX_BYTES,
+                start_new_session=True,  # Ctrl-C is for the worker
+            )
+        except OSError as error:  # no memory, or no process more: the file has no part in it
+            log.error("trial_not_started", extra={"reason": str(error)})
+            await asyncio.sleep(REST_S)
+            return
         try:
             async with asyncio.timeout(START_S):
                 line = await _line_from(process)
@@ -134,7 +144,11 @@ class Trial:
             raise RuntimeError("the trial was not started")
         try:
             process.stdin.write(QUESTION.dump_json(question) + b"\n")
-            answer = _answer_in(line := await _line_from(process))
+            line = await _heard_from(process)
+            if line is None:
+                await _ended(process, within_s=0)
+                raise TrialEnded(f"silence for {SILENCE_S:g} s")
+            answer = _answer_in(line)
             if answer is None:
                 await _ended(process, within_s=0 if line else END_S)
                 raise TrialEnded("its answer made no sense" if line else _how(process.returncode))
@@ -165,6 +179,23 @@ async def _line_from(process: asyncio.subprocess.Process) -> bytes:
         return b""
     except ValueError:  # longer than LINE_MAX_BYTES
         return b"?"
+
+
+async def _heard_from(process: asyncio.subprocess.Process) -> bytes | None:
+    """Return the next line that says more than that the process goes on; None when it has not said even that."""
+    silent = 0
+    # Twice, as this process may have been stopped itself: then the first time proves nothing.
+    while silent < 2:
+        try:
+            async with asyncio.timeout(SILENCE_S / 2):
+                line = await _line_from(process)
+        except TimeoutError:
+            silent += 1
+            continue
+        if line != BEAT:
+            return line
+        silent = 0
+    return None
 
 
 def _answer_in(line: bytes) -> Answer | None:

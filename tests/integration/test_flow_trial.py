@@ -43,6 +43,10 @@ for line in sys.stdin:
             answer = {"fault": {"name": "ZeroDivisionError", "said": "ZeroDivisionError: a bug"}}
         case "dir/2.bin" if "slow" in sys.argv:
             time.sleep(600)
+        case "dir/2.bin" if "beats" in sys.argv:
+            for _ in range(20):
+                print(flush=True)
+                time.sleep(0.1)
     print(json.dumps(answer), flush=True)
 """
 
@@ -112,6 +116,32 @@ async def test_a_file_that_ends_the_process_it_is_tried_in_is_poison_and_the_oth
     assert "signal 9 (Killed)" in said or "its answer made no sense" in said
 
 
+@pytest.mark.parametrize("stage", ["slow"], indirect=True)
+async def test_a_file_that_makes_its_process_hang_is_poison_too_as_nobody_else_would_end_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_step, "SILENCE_S", 1.0, raising=False)
+    run = await lost_together(stage, 3)
+
+    async with asyncio.timeout(30):
+        rows = await worked_off(stage, run)
+
+    assert [(row.state, row.error_class) for row in rows] == [("done", None), ("dead", "poison"), ("done", None)]
+    assert "silence for 1 s" in (rows[1].error_detail or "")
+
+
+@pytest.mark.parametrize("stage", ["beats"], indirect=True)
+async def test_a_trial_that_takes_long_and_says_that_it_goes_on_is_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_step, "SILENCE_S", 1.0, raising=False)
+    run = await lost_together(stage, 3)
+
+    rows = await worked_off(stage, run)
+
+    assert [(row.state, row.attempts) for row in rows] == [("done", 1)] * 3
+
+
 @pytest.mark.parametrize(
     ("stage", "state", "error_class"),
     [("refused", "failed", "s3.forbidden"), ("bug", "failed", "internal")],
@@ -150,8 +180,9 @@ async def test_a_drained_worker_ends_the_trial_and_gives_its_file_back_uncounted
     assert not trial.ready
 
 
-async def test_no_file_is_blamed_for_a_trial_that_cannot_begin(ledger: Ledger) -> None:
-    trial = Trial([sys.executable, "-c", "raise SystemExit(1)"])
+@pytest.mark.parametrize("argv", [[sys.executable, "-c", "raise SystemExit(1)"], ["/nowhere/python"]])
+async def test_no_file_is_blamed_for_a_trial_that_cannot_begin(ledger: Ledger, argv: list[str]) -> None:
+    trial = Trial(argv)
     with staged(ledger) as opened:
         stage = replace(opened, tools=replace(opened.tools, trial=trial))
         run = await lost_together(stage, 2)
@@ -161,6 +192,9 @@ async def test_no_file_is_blamed_for_a_trial_that_cannot_begin(ledger: Ledger) -
 
         rows = ledger.read_now(files.of_run, run.run_id)
         assert [(row.state, row.attempts) for row in rows] == [("ready", 0)] * 2
+        assert trial._starting is not None
+        await asyncio.wait([trial._starting])
+        assert trial._starting.exception() is None
         await trial.stop()
 
 
