@@ -24,6 +24,7 @@ HashmillError
     OriginRefused         config
   HouseFault              ours to repair; wake a person
     ConfigFault           config
+      ClockWrong          config
     LeaseLost             lease_lost
 """
 
@@ -219,6 +220,10 @@ class ConfigFault(HouseFault):
     """A setting is missing or makes no sense; the message names it and says what to write."""
 
     error_class = ErrorClass.CONFIG
+
+
+class ClockWrong(ConfigFault):
+    """The S3 server refuses what this machine signs, as its clock is off; the files have no part in it."""
 
 
 class LeaseLost(HouseFault):

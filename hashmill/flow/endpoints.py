@@ -9,7 +9,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from hashmill.domain.errors import HashmillError, StorageThrottled
+from hashmill.domain.errors import ClockWrong, ErrorClass, HashmillError, StorageThrottled
 from hashmill.flow.tools import ObjectPlace, WorkTools
 
 PROBE_EVERY_S = 1.0
@@ -23,6 +23,7 @@ BACK_PAUSE_S = (0.0, 2.0)
 """The same when the server is back already."""
 JUST_NOW_S = 10.0
 """A read that went through so long ago says nothing of the server's state now."""
+AWAY = "the S3 server is away"
 STREAK_GAP_S = 120.0
 """Not seen away for so long, the next time is another outage."""
 
@@ -32,7 +33,8 @@ class Endpoint:
     """One S3 server; times are on `tools.clock_s`.
 
     `served_s` is when a read last went through, `answered_s` when it last answered anything, `away_s` when it last was
-    away, `since_s` when that outage was first noticed, `asked_s` when the last finished probe was sent.
+    away, `since_s` when that outage was first noticed, `asked_s` when the last finished probe was sent. What a file
+    hears that is given back untried: `error_class` and `said`.
     """
 
     served_s: float = -math.inf
@@ -40,6 +42,8 @@ class Endpoint:
     away_s: float = -math.inf
     since_s: float = -math.inf
     asked_s: float = -math.inf
+    error_class: ErrorClass = ErrorClass.S3_TIMEOUT
+    said: str = AWAY
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -78,12 +82,19 @@ async def is_outage(tools: WorkTools, place: ObjectPlace, error: HashmillError, 
     """Return whether `error`, met by a try that began at `began_s`, is the server's fault rather than the object's.
 
     A server that is busy is at fault unless it served somebody meanwhile. One that did not answer is asked a small
-    question: it is at fault if it was away at any time since the try began. After `outage_give_up_after_s` it is
+    question: it is at fault if it was away at any time since the try began. One that refuses this machine for its clock
+    is away for this machine. After `outage_give_up_after_s` it is
     nobody's fault any more, and attempts count.
     """
     endpoint = endpoint_of(tools, place)
     now_s = tools.clock_s()
-    if not isinstance(error, StorageThrottled):
+    clock_wrong = isinstance(error, ClockWrong)
+    endpoint.error_class, endpoint.said = (
+        (error.error_class, str(error)) if clock_wrong else (ErrorClass.S3_TIMEOUT, AWAY)
+    )
+    if clock_wrong:
+        endpoint.was_away(now_s)
+    elif not isinstance(error, StorageThrottled):
         await endpoint.ask(tools, place, no_older_s=now_s)
     elif endpoint.served_s < max(began_s, now_s - JUST_NOW_S):
         endpoint.was_away(now_s)

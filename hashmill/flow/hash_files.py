@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
-from hashmill.domain.errors import ErrorClass, HashmillError, LeaseLost, LedgerUnavailable
+from hashmill.domain.errors import HashmillError, LeaseLost, LedgerUnavailable
+from hashmill.domain.text import one_line
 from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
 from hashmill.flow.endpoints import endpoint_of, is_back, pause_s
-from hashmill.flow.hash_one import after_error, hash_one, later, place_of
+from hashmill.flow.hash_one import DETAIL_MAX_CHARS, after_error, hash_one, later, place_of
 from hashmill.flow.tools import WorkTools
 from hashmill.ledger import files, runs
 from hashmill.ledger.runs import Run
@@ -80,12 +81,13 @@ async def _waiting_for_storage(tools: WorkTools, run: Run, claimed: list[Claimed
         return None  # said where the file is tried
     if await is_back(tools, place):
         return None
-    log.warning("storage_away", extra={"run_id": run.run_id, "files": len(claimed)})
+    endpoint = endpoint_of(tools, place)
+    log.warning("storage_away", extra={"run_id": run.run_id, "files": len(claimed), "reason": endpoint.said})
     return [
         replace(
-            later(file, retry_in_s=pause_s(endpoint_of(tools, place))),
-            error_class=ErrorClass.S3_TIMEOUT,
-            error_detail="the S3 server is away",
+            later(file, retry_in_s=pause_s(endpoint)),
+            error_class=endpoint.error_class,
+            error_detail=one_line(endpoint.said, max_chars=DETAIL_MAX_CHARS),
         )
         for file in claimed
     ]

@@ -12,7 +12,14 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError
 
-from hashmill.domain.errors import ConfigFault, ObjectMissing, ObjectOffline, StorageThrottled, StorageTimeout
+from hashmill.domain.errors import (
+    ClockWrong,
+    ConfigFault,
+    ObjectMissing,
+    ObjectOffline,
+    StorageThrottled,
+    StorageTimeout,
+)
 from hashmill.storage.budget import ByteBudget
 from hashmill.storage.config import ObjectHead, ObjectPlace, StorageConfig, StoragePace
 from hashmill.storage.faults import LIBRARY_ERRORS, translate
@@ -89,14 +96,17 @@ class Storage:
         )
 
     async def answers(self, config: StorageConfig, bucket: str) -> bool:
-        """Return whether the server answers a HEAD of the bucket now. A refusal is an answer, 5xx and 429 are not."""
+        """Return whether the server answers a HEAD of the bucket now.
+
+        A refusal is an answer; 5xx and 429 are not, nor is a refusal of this machine's clock.
+        """
         try:
             client = await self._client(config)
             async with asyncio.timeout(PROBE_S):
                 await client.head_bucket(Bucket=bucket)
         except LIBRARY_ERRORS as error:  # a TimeoutError is an OSError
             fault = translate(error, ObjectPlace(bucket=bucket, key=""))
-            return not isinstance(fault, StorageThrottled | StorageTimeout)
+            return not isinstance(fault, StorageThrottled | StorageTimeout | ClockWrong)
         return True
 
     @asynccontextmanager

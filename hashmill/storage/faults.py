@@ -16,6 +16,7 @@ from botocore.exceptions import (
 )
 
 from hashmill.domain.errors import (
+    ClockWrong,
     ConfigFault,
     HashmillError,
     ObjectChanged,
@@ -83,7 +84,7 @@ def _answered(answer: dict[str, Any], place: ObjectPlace) -> HashmillError:
     if code in _REDIRECTED or 300 <= status < 400:
         return ConfigFault(f"{said}; redirects are not followed. {_right_place(details, headers)}")
     if code == "RequestTimeTooSkewed" or (status == 403 and _clock_is_off(headers)):
-        return ConfigFault(f"{said}: this machine's clock is more than 15 minutes off; set it")
+        return ClockWrong(f"{said}: this machine's clock is more than 15 minutes off; set it")
     if code in _MISSING or status == 404:
         return ObjectMissing(said)
     if status in (412, 416):

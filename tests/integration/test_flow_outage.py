@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashmill.domain.errors import StorageThrottled, StorageTimeout
+from hashmill.domain.errors import ClockWrong, StorageThrottled, StorageTimeout
 from hashmill.flow import endpoints
 from hashmill.flow.hash_files import hash_files
 from hashmill.ledger import files
@@ -83,6 +83,24 @@ async def test_an_object_that_does_not_come_from_a_server_that_answers_uses_up_i
 
     (row,) = rows(stage, run)
     assert (row.state, row.attempts, row.error_class) == ("failed", RULES.attempts_max, "s3.timeout")
+
+
+async def test_a_worker_whose_clock_is_wrong_costs_no_attempt_and_says_so_and_takes_few_files(stage: Stage) -> None:
+    run = await listed(stage, 2)
+    good = {key: stage.storage.objects[key] for key in ("dir/1.bin", "dir/2.bin")}
+    stage.storage.objects |= dict.fromkeys(good, ClockWrong("this machine's clock is off; set it"))
+    await one_turn(stage)
+    stage.storage.away = True  # as it is for this machine
+    for _ in range(RULES.attempts_max):
+        await one_turn(stage)
+    found = [(row.state, row.attempts, row.error_class, row.error_detail) for row in rows(stage, run)]
+    assert found == [("ready", 0, "config", "this machine's clock is off; set it")] * 2
+
+    stage.storage.objects |= good
+    stage.storage.away = False
+    await one_turn(stage)
+
+    assert [(row.state, row.attempts) for row in rows(stage, run)] == [("done", 1)] * 2
 
 
 async def test_a_server_that_is_busy_for_everybody_costs_no_attempt_and_for_one_alone_it_does(stage: Stage) -> None:

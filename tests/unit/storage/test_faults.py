@@ -7,6 +7,7 @@ import pytest
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, ParamValidationError
 
 from hashmill.domain.errors import (
+    ClockWrong,
     ConfigFault,
     HashmillError,
     ObjectChanged,
@@ -48,7 +49,7 @@ PLACE = ObjectPlace(bucket="bucket", key="a key")
         (502, None, StorageTimeout),
         (504, None, StorageTimeout),
         (400, "RequestTimeout", StorageTimeout),
-        (403, "RequestTimeTooSkewed", ConfigFault),
+        (403, "RequestTimeTooSkewed", ClockWrong),
         (400, "InvalidBucketName", ConfigFault),
         (400, None, ConfigFault),
         (301, "PermanentRedirect", ConfigFault),
@@ -101,7 +102,7 @@ def test_a_server_cannot_write_into_our_messages() -> None:
 def test_a_403_from_a_server_whose_clock_differs_is_about_the_clock() -> None:
     theirs = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
 
-    assert type(translate(client_error(403, headers={"date": theirs}), PLACE)) is ConfigFault
+    assert type(translate(client_error(403, headers={"date": theirs}), PLACE)) is ClockWrong
     assert type(translate(client_error(403, headers={"date": "whenever"}), PLACE)) is ObjectForbidden
 
 
