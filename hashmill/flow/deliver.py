@@ -58,6 +58,7 @@ class Deliverer:
         """Start a sender for each run that owes something, up to `report_runs` at once; return how many are at work."""
         self._collect(tools)
         await self.gates.load(tools)
+        await self.gates.forget(tools, but=self.trials)
         room = tools.rules.report_runs - len(self.at_work)
         if room > 0:
             owing = await tools.ledger.read(outbox.runs_that_owe, after=self.after, limit=LOOK)

@@ -6,7 +6,7 @@ what is shut, so a new leader finds it. Whoever leads is alone, so nobody else h
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ RETRIES_PER_CALL = 0.1
 RETRIES_PER_S = 2.0
 RETRIES_SAVED_MAX = 20.0
 FORGOTTEN_AFTER_S = 3600.0
+"""A gate that nothing has wanted to pass for so long holds nothing back, and nobody is told of it any more."""
+FORGET_EVERY_S = 60.0
 KEPT_MAX = 10_000
 
 
@@ -99,6 +101,10 @@ class Breaker:
         at_cap = self.base_s * 2.0 ** min(self.failures, 60) >= self.cap_s
         return max(AT_CAP * self.cap_s * at_cap, jittered(self.failures, base_s=self.base_s, cap_s=self.cap_s))
 
+    def forget(self) -> None:
+        """Trust again, as nothing is owed here any more."""
+        self.shut_at_s, self.failures, self.in_a_row, self.changed = None, 0, 0, True
+
     def may_retry(self) -> bool:
         """Whether the retry budget has one more: a tenth of the other calls, and a few so that the last ones end."""
         now_s = self.clock_s()
@@ -123,6 +129,7 @@ class Gates:
 
     breakers: dict[str, Breaker] = field(default_factory=dict)
     loaded: bool = False
+    looked_at_s: float = 0.0
 
     async def load(self, tools: WorkTools) -> None:
         """Take over what the ledger says is shut, once."""
@@ -137,6 +144,17 @@ class Gates:
                 breaker.until_s = tools.clock_s() + gate.remaining_s
                 breaker.failures, breaker.reason = gate.failures, gate.reason
         self.loaded = True
+
+    async def forget(self, tools: WorkTools, *, but: Collection[str]) -> None:
+        """Open, once a minute, what nothing has wanted to pass for long, `but` those where a call tries just now."""
+        now_s = tools.clock_s()
+        if now_s < self.looked_at_s + FORGET_EVERY_S:
+            return
+        self.looked_at_s = now_s
+        for breaker in list(self.breakers.values()):
+            if breaker.shut and breaker.until_s < now_s - FORGOTTEN_AFTER_S and breaker.name not in but:
+                breaker.forget()
+                await keep(tools, breaker)
 
     def api(self, tools: WorkTools, origin: str) -> Breaker:
         """Return the breaker of the API at `origin`."""

@@ -14,9 +14,11 @@ from hashmill.domain.counted import Counted
 from hashmill.domain.errors import ApiAuth, ApiUnavailable
 from hashmill.domain.job import RunState
 from hashmill.domain.remote import RemoteMessage
+from hashmill.flow import gates as gates_step
 from hashmill.flow.deliver import Deliverer
 from hashmill.flow.dispatch import Dispatcher
 from hashmill.flow.finish import finish
+from hashmill.flow.gates import keep
 from hashmill.flow.hash_files import hash_files
 from hashmill.ledger import counters, gates, outbox
 from hashmill.ledger.engine import Ledger
@@ -343,3 +345,23 @@ async def test_too_many_reports_owed_hold_back_new_tickets_until_most_are_gone(l
         await heir.round(stage.tools)
         assert (len(stage.queue.tickets), shut(stage)) == (given + 1, [])
         await asyncio.gather(*sender.at_work.values())
+
+
+async def test_a_gate_that_nothing_wants_to_pass_any_more_is_not_told_of_for_ever(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stage_of(ledger) as stage:
+        sender = Deliverer()
+        await sender.round(stage.tools)
+        api = sender.gates.api(stage.tools, "http://gone")
+        api.failed("gone", trial=False, asked_s=0.01)
+        await keep(stage.tools, api)
+        assert shut(stage) == [GateKind.API]
+        monkeypatch.setattr(gates_step, "FORGOTTEN_AFTER_S", 0.0)
+        monkeypatch.setattr(gates_step, "FORGET_EVERY_S", 0.0, raising=False)
+
+        async def forgotten() -> bool:
+            await sender.round(stage.tools)
+            return not shut(stage) and not api.shut
+
+        await wait_until_async(forgotten, timeout_s=5)
