@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import sqlalchemy as sa
 
@@ -34,6 +35,12 @@ RUNS_MAX = 1000
 
 def open_runs(connection: sa.Connection, size_class: SizeClass) -> list[OpenRun]:
     """Return the runs that have files of this class to hand out now, oldest first, at most `RUNS_MAX` of a tenant."""
+    rows = connection.execute(_opened(size_class))
+    return [OpenRun(run_id=row.run_id, tenant_id=row.tenant_id, priority=row.priority) for row in rows]
+
+
+@cache
+def _opened(size_class: SizeClass) -> sa.Select[tuple[str, str, int]]:
     ready = sa.exists().where(
         files.c.run_id == runs.c.run_id,
         files.c.size_class == size_class,
@@ -46,12 +53,11 @@ def open_runs(connection: sa.Connection, size_class: SizeClass) -> list[OpenRun]
         .where(runs.c.state.in_([RunState.EXPANDING, RunState.RUNNING]), runs.c.files_open > 0, ready)
         .subquery()
     )
-    rows = connection.execute(
+    return (
         sa.select(found.c.run_id, found.c.tenant_id, found.c.priority)
         .where(found.c.place <= RUNS_MAX)
         .order_by(found.c.run_id)
     )
-    return [OpenRun(run_id=row.run_id, tenant_id=row.tenant_id, priority=row.priority) for row in rows]
 
 
 def outstanding(connection: sa.Connection) -> dict[SizeClass, int]:
