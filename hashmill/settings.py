@@ -173,7 +173,10 @@ class Labdrive(Section):
     )
     connect_timeout_s: float = Field(10.0, gt=0, description="Time to reach the API.")
     timeout_s: float = Field(
-        60.0, gt=0, le=600, description="Time for one whole call; LABDRIVE itself allows 600 s at most."
+        35.0,
+        gt=0,
+        le=600,
+        description="Time for one whole call, 600 at most. So long a call hangs when the way to the API is lost: more keeps reports waiting after it is back.",
     )
     answer_max_bytes: int = Field(33_554_432, ge=1024, description="Largest answer read.")
     attempts: int = Field(
