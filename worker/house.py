@@ -25,6 +25,7 @@ from worker.loop import LoopThread
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 20.0
+ONCE_MORE_S = 5.0
 TRIAL = (sys.executable, "-P", str(Path(__file__).with_name("trial.py")))
 """Run as a file, so that it is found in a checkout and in an installed package alike; it reads the same settings."""
 
@@ -63,6 +64,10 @@ class WorkerHouse:
     def busy(self) -> int:
         """How many tickets are being worked."""
         return len(self._tickets)
+
+    @property
+    def loop(self) -> LoopThread:
+        return self._loop
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a step from a slot thread; raises `concurrent.futures.CancelledError` when drained away."""
@@ -116,14 +121,21 @@ class WorkerHouse:
 
 
 def watch(house: WorkerHouse, *, after_s: float, exit_: Callable[[int], None]) -> None:
-    """Exit when tickets wait, slots are free and nothing has arrived for `after_s`: alive but deaf.
+    """Exit when the loop hangs, or when tickets wait, slots are free and nothing has arrived for `after_s`.
 
-    A supervisor starts the process again; that cures a broker connection that looks alive and is not.
+    A supervisor starts the process again; that cures a broker connection that looks alive and is not, and a loop that
+    something blocks: no lease is renewed there, and the slots would never be free again.
     """
     while True:
         time.sleep(max(1.0, after_s / 10))
+        if house.tools.draining.is_set():
+            continue
+        # Asked twice: a process that was stopped for a while wakes with the first time-out over.
+        if not (house.loop.answers(within_s=after_s) or house.loop.answers(within_s=ONCE_MORE_S)):
+            log.critical("loop_hangs", extra={"after_s": after_s})
+            exit_(70)
         quiet_s = time.monotonic() - house.last_ticket_s
-        if house.busy >= house.slots or quiet_s < after_s or house.tools.draining.is_set():
+        if house.busy >= house.slots or quiet_s < after_s:
             continue
         waiting = house.tools.queue.waiting()
         if waiting and any(waiting.values()):

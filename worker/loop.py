@@ -34,6 +34,19 @@ class LoopThread:
 
         return self.start(bounded()).result()
 
+    def answers(self, *, within_s: float) -> bool:
+        """Whether the loop still turns: whether it gets to something new within so long."""
+
+        async def nothing() -> None:
+            pass
+
+        turn = self.start(nothing())
+        try:
+            turn.result(timeout=within_s)
+        except TimeoutError:
+            return False
+        return True
+
     def stop(self) -> None:
         """End the loop once everything on it has been cancelled and has ended."""
 
