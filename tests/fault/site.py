@@ -68,6 +68,10 @@ class FaultSite:
         """Return how many files have ended, in all runs."""
         return self._now(lambda c: _count(c, files.c.state.in_(ENDED_FILE)))
 
+    def unlisted(self) -> int:
+        """Return how many runs have files that are not listed yet."""
+        return self._now(lambda c: _count(c, runs.c.state.in_(["accepted", "expanding"]), table=runs))
+
     def leader(self) -> leases.Lease | None:
         """Return the living lease of the leader."""
         return next((lease for lease in self.ledger.read_now(leases.listed, LEADER) if lease.remaining_s > 0), None)
