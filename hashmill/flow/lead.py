@@ -14,6 +14,7 @@ from hashmill.domain.errors import LedgerUnavailable
 from hashmill.flow.deliver import Deliverer
 from hashmill.flow.dispatch import Dispatcher
 from hashmill.flow.finish import finish
+from hashmill.flow.present import reached_for_s
 from hashmill.flow.sweep import sweep
 from hashmill.flow.tools import WorkTools
 from hashmill.ledger import entries, leases
@@ -21,7 +22,6 @@ from hashmill.ledger import entries, leases
 log = logging.getLogger(__name__)
 
 LEADER = "leader"
-SWEEPING = "sweeping"
 SWEEP_EVERY_S = 1.0
 POLL_MAX_S = 1.0
 """Who does not lead looks so often whether nobody does: a dead leader is followed within its lease and this."""
@@ -69,14 +69,10 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> 
     async def number() -> int:
         return await tools.ledger.write(entries.number)
 
-    # After a gap, as when the ledger was away, processes that live get `grace_s` to renew their leases. In a gap of
-    # half a lease and a little none can run out, as they are renewed every third. So a leader that follows another soon
-    # need not wait: if it had to, leaders that die often would keep every file waiting that lost its worker.
-    gap_s, grace_s = tools.rules.file_lease_s * 0.6, tools.rules.file_lease_s / 3 + SWEEP_EVERY_S
-
     async def swept() -> int:
-        steady_s = await tools.ledger.write(leases.steady_s, SWEEPING, tools.process, gap_s=gap_s)
-        await sweep(tools, take_back=steady_s >= grace_s)
+        # After a gap, as when the ledger was away, processes that live get so long to renew their leases.
+        grace_s = tools.rules.file_lease_s / 3 + SWEEP_EVERY_S
+        await sweep(tools, take_back=await tools.ledger.write(reached_for_s, tools) >= grace_s)
         return 0
 
     duties = [

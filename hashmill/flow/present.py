@@ -3,11 +3,16 @@
 import asyncio
 import logging
 
+import sqlalchemy as sa
+
 from hashmill.domain.errors import LedgerUnavailable
 from hashmill.flow.tools import WorkTools
 from hashmill.ledger import files, leases
 
 log = logging.getLogger(__name__)
+
+REACHED = "reached"
+"""The lease that says since when the ledger can be reached."""
 
 
 async def keep_leases(tools: WorkTools) -> None:
@@ -30,15 +35,29 @@ async def keep_leases(tools: WorkTools) -> None:
 
 
 async def _renew(tools: WorkTools) -> None:
-    await tools.ledger.write(
-        leases.take,
+    await tools.ledger.write(_say_alive, tools)
+    if tools.claims:
+        await tools.ledger.write(files.renew, owners=sorted(tools.claims), lease_s=tools.rules.file_lease_s)
+
+
+def _say_alive(connection: sa.Connection, tools: WorkTools) -> None:
+    leases.take(
+        connection,
         f"{leases.PROCESS}{tools.process}",
         tools.process,
         lease_s=tools.rules.file_lease_s,
         detail=tools.presence,
     )
-    if tools.claims:
-        await tools.ledger.write(files.renew, owners=sorted(tools.claims), lease_s=tools.rules.file_lease_s)
+    reached_for_s(connection, tools)
+
+
+def reached_for_s(connection: sa.Connection, tools: WorkTools) -> float:
+    """Say that the ledger can be reached, and return for how many seconds it could, by one process or another.
+
+    In a gap of half a lease and a little no lease runs out that is renewed every third. So a change of the leader is no
+    gap: were it one, leaders that die often would keep every file waiting that lost its worker.
+    """
+    return leases.steady_s(connection, REACHED, tools.process, gap_s=tools.rules.file_lease_s * 0.6)
 
 
 async def leave(tools: WorkTools) -> None:
