@@ -16,7 +16,7 @@ from hashmill.ledger.tables import gates
 
 
 class GateKind(StrEnum):
-    """What a gate holds back: every call of an API, calls with one key, new tickets."""
+    """What a gate holds back: every call of an API, calls with one key, new tickets for an API's runs."""
 
     API = "api"
     KEY = "key"
@@ -59,13 +59,15 @@ def forget(connection: sa.Connection, *, kind: GateKind, older_s: float) -> None
 
 
 def listed(connection: sa.Connection) -> list[ShutGate]:
-    """Return every gate that is shut."""
+    """Return every gate that is shut, of the kinds this version knows: a newer one may have left others."""
     rows = connection.execute(
         sa.select(
             gates,
             (now_ms() - gates.c.since_ms).label("shut_ms"),
             (gates.c.until_ms - now_ms()).label("remaining_ms"),
-        ).order_by(gates.c.name)
+        )
+        .where(gates.c.kind.in_(list(GateKind)))
+        .order_by(gates.c.name)
     )
     return [
         ShutGate(

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy as sa
 
 from hashmill.domain.counted import Counted
-from hashmill.ledger import counters, gates
+from hashmill.ledger import counters, gates, tables
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.gates import GateKind
 from tests.helpers.ledger import fresh_ledger
@@ -50,3 +51,12 @@ def test_gates_nobody_wants_to_pass_are_forgotten(ledger: Ledger) -> None:
     ledger.write_now(gates.forget, kind=GateKind.KEY, older_s=60)
 
     assert [gate.name for gate in ledger.read_now(gates.listed)] == ["new", "other"]
+
+
+def test_a_gate_of_a_kind_a_newer_version_shut_is_passed_over(ledger: Ledger) -> None:
+    for name in ("known", "newer"):
+        ledger.write_now(gates.shut, name, kind=GateKind.API, failures=1, for_s=5, reason="503")
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.update(tables.gates).where(tables.gates.c.name == "newer").values(kind="other"))
+
+    assert [gate.name for gate in ledger.read_now(gates.listed)] == ["known"]
