@@ -217,7 +217,7 @@ class Report(Section):
     high_water: int = Field(
         200_000,
         ge=1,
-        description="With more reports owed no new tickets are handed out, until four fifths of it are owed.",
+        description="With more reports owed to one API its runs get no new tickets, until four fifths of it are owed.",
     )
 
 

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from hashmill.domain.fair import DeficitRing, run_weight
 from hashmill.domain.job import SizeClass
+from hashmill.domain.origin import origin_of
 from hashmill.domain.work import Ticket
 from hashmill.flow.tools import Rules, WorkTools
 from hashmill.ledger import expansions, files, gates, leases, outbox
@@ -22,9 +23,11 @@ log = logging.getLogger(__name__)
 LANES = ((SizeClass.BIG,), (SizeClass.NORMAL, SizeClass.TINY))
 """Size classes that share a window. They are served together: neither may starve the other."""
 WATER_EVERY_S = 1.0
-"""So often it is asked how many reports are owed."""
+"""So often it is asked how many reports each API is owed."""
 LOW_WATER = 0.8
-"""Held back for too many reports owed, dispatch goes on when this share of the high-water mark is left."""
+"""An API that was owed too many reports gets tickets again when less than this share of the high-water mark is left."""
+HELD = "dispatch "
+"""The gate of an API that is held back is named so, and by its origin."""
 CURSORS_MAX = 10_000
 LOOK_SHARE = 4
 """After a look at the open runs there is no other for so many times as long as it took, or `LOOK_MAX_S`: thousands of
@@ -45,6 +48,7 @@ class Dispatcher:
     """What the dispatcher remembers between two rounds. Losing it costs nothing but a fresh start of the cursors.
 
     `open` holds, by lane and tenant, the weight of each share that had files at the last look and was not found empty.
+    `held_back` are the origins of the APIs that are owed too many reports; None: the ledger has not been asked yet.
     """
 
     open: dict[Lane, dict[str, dict[Share, float]]] = field(default_factory=dict)
@@ -53,13 +57,13 @@ class Dispatcher:
     members: dict[tuple[Lane, str], DeficitRing[Share]] = field(default_factory=dict)
     cursors: dict[Share, int] = field(default_factory=dict)
     rung: dict[str, float] = field(default_factory=dict)
-    held_back: bool = False
+    held_back: set[str] | None = None
     water_at_s: float = float("-inf")
 
     async def round(self, tools: WorkTools) -> int:
         """Hand out what there is room for and return how many messages were sent."""
         held_back = await self._held_back(tools)
-        room = {} if held_back else await tools.ledger.read(self._look, tools.rules, tools.clock_s)
+        room = await tools.ledger.read(self._look, tools.rules, tools.clock_s, held_back)
         tickets = await tools.ledger.write(self._choose, tools.rules, room) if room else []
         if tickets:
             loop = asyncio.get_running_loop()
@@ -70,32 +74,32 @@ class Dispatcher:
                 await asyncio.sleep(min(1.0, tools.rules.reissue_after_s))
         return len(tickets) + await self._ring(tools)
 
-    async def _held_back(self, tools: WorkTools) -> bool:
-        """Whether so many reports are owed that more results would only grow the ledger; kept there, for all to see."""
+    async def _held_back(self, tools: WorkTools) -> Set[str]:
+        """Return the APIs that are owed so much that more results would only grow the ledger; kept there for all."""
         now_s = tools.clock_s()
+        if self.held_back is None:
+            shut = await tools.ledger.read(gates.listed)
+            self.held_back = {gate.name.removeprefix(HELD) for gate in shut if gate.kind is GateKind.DISPATCH}
         if now_s < self.water_at_s + WATER_EVERY_S:
             return self.held_back
-        first, self.water_at_s = self.water_at_s == float("-inf"), now_s
         high = tools.rules.report_high_water
-        owed = await tools.ledger.read(outbox.owed_in_all)
-        if first:
-            shut = await tools.ledger.read(gates.listed)
-            self.held_back = any(gate.kind is GateKind.DISPATCH for gate in shut)
-        if not self.held_back and owed > high:
-            self.held_back = True
-            log.warning("dispatch_held_back", extra={"owed": owed, "high_water": high})
-            await tools.ledger.write(
-                gates.shut,
-                GateKind.DISPATCH,
-                kind=GateKind.DISPATCH,
-                failures=0,
-                for_s=0.0,
-                reason=f"more than {high} reports are owed",
-            )
-        elif self.held_back and owed < LOW_WATER * high:
-            self.held_back = False
-            log.info("dispatch_goes_on", extra={"owed": owed})
-            await tools.ledger.write(gates.open_, GateKind.DISPATCH)
+        owed: Counter[str] = Counter()
+        for api_url, count in (await tools.ledger.read(outbox.owed_by_api)).items():
+            owed[origin_of(api_url)] += count
+        for origin in sorted({*owed, *self.held_back}):
+            if origin not in self.held_back and owed[origin] > high:
+                reason = f"more than {high} reports are owed to {origin}"
+                kind = GateKind.DISPATCH
+                await tools.ledger.write(gates.shut, HELD + origin, kind=kind, failures=0, for_s=0.0, reason=reason)
+                log.warning("dispatch_held_back", extra={"api": origin, "owed": owed[origin], "high_water": high})
+            elif origin in self.held_back and owed[origin] < LOW_WATER * high:
+                await tools.ledger.write(gates.open_, HELD + origin)
+                log.info("dispatch_goes_on", extra={"api": origin, "owed": owed[origin]})
+            else:
+                continue
+            self.held_back ^= {origin}
+            self.look_at_s = now_s  # the last look saw it otherwise
+        self.water_at_s = now_s
         return self.held_back
 
     async def _ring(self, tools: WorkTools) -> int:
@@ -114,11 +118,19 @@ class Dispatcher:
             count += await loop.run_in_executor(tools.threads, tools.queue.ring, run_id)
         return count
 
-    def _look(self, connection: sa.Connection, rules: Rules, clock_s: Callable[[], float]) -> Mapping[Lane, int]:
+    def _look(
+        self, connection: sa.Connection, rules: Rules, clock_s: Callable[[], float], held_back: Set[str]
+    ) -> Mapping[Lane, int]:
         """See what is open, and return for how many tickets of each lane there is room. Locks nothing."""
         started_s = clock_s()
         if started_s >= self.look_at_s:
-            found = {size_class: files.open_runs(connection, size_class) for lane in LANES for size_class in lane}
+            found = {
+                size_class: [
+                    run for run in files.open_runs(connection, size_class) if origin_of(run.api_url) not in held_back
+                ]
+                for lane in LANES
+                for size_class in lane
+            }
             self.open = {lane: _shares({size_class: found[size_class] for size_class in lane}) for lane in LANES}
             ended_s = clock_s()
             self.look_at_s = ended_s + min(LOOK_MAX_S, LOOK_SHARE * (ended_s - started_s))

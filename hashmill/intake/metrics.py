@@ -94,7 +94,9 @@ def _of_ledger(standing: Standing) -> Iterator[Metric]:
     yield _gauge("hashmill_live_processes", "Worker processes that live.", len(standing.living))
     yield _gauge("hashmill_live_slots", "Their slots together.", standing.slots)
     shut = [(kind, sum(gate.kind is kind for gate in seen.gates)) for kind in GateKind]
-    yield _labelled("hashmill_gates_shut", "APIs that are away, keys refused, dispatch held back.", "kind", shut)
+    yield _labelled(
+        "hashmill_gates_shut", "APIs that are away, keys refused, APIs whose runs get no tickets.", "kind", shut
+    )
     for name, count in seen.counted.items():
         yield CounterMetricFamily(f"hashmill_{name}", name.said, value=count)
 

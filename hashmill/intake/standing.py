@@ -79,7 +79,7 @@ def worries(standing: Standing, broker: BrokerState) -> list[str]:
     if not standing.slots and (seen.totals.files_open or runs.get(RunState.ACCEPTED)):
         said.append("No worker lives: files wait until one starts.")
     for gate in seen.gates:
-        said.append(_SHUT[gate.kind].format(name=gate.name, reason=gate.reason, owed=seen.totals.reports_owed))
+        said.append(_SHUT[gate.kind].format(name=gate.name, reason=gate.reason))
     for age_s, what in (
         (seen.oldest_unlisted_s, "The files of a run have not been listed for {}: see its error below."),
         (seen.oldest_queued_s, "A ticket has waited {} for a worker to claim it."),
@@ -98,7 +98,7 @@ _SHUT = {
         "LABDRIVE refuses a key ({name}): what is owed with it waits. Give the key its rights back, or post the event "
         "again with a good one. It said: {reason}"
     ),
-    GateKind.DISPATCH: "Dispatch is held back: {owed} reports are owed, {reason}.",
+    GateKind.DISPATCH: "Dispatch is held back for the runs of one API: {reason}.",
 }
 
 

@@ -26,35 +26,37 @@ class OpenRun:
 
     run_id: str
     tenant_id: str
+    api_url: str
     priority: int
 
 
 RUNS_MAX = 1000
-"""Most runs of one tenant that are looked at together: the most urgent ones, the oldest of them first."""
+"""Most runs of one tenant and API that are looked at together: the most urgent ones, the oldest of them first."""
 
 
 def open_runs(connection: sa.Connection, size_class: SizeClass) -> list[OpenRun]:
-    """Return the runs that have files of this class to hand out now, oldest first, at most `RUNS_MAX` of a tenant."""
+    """Return the runs that have files of this class to hand out now, oldest first, at most `RUNS_MAX` of an API."""
     rows = connection.execute(_opened(size_class))
-    return [OpenRun(run_id=row.run_id, tenant_id=row.tenant_id, priority=row.priority) for row in rows]
+    return [OpenRun(**row._mapping) for row in rows]
 
 
 @cache
-def _opened(size_class: SizeClass) -> sa.Select[tuple[str, str, int]]:
+def _opened(size_class: SizeClass) -> sa.Select[tuple[str, str, str, int]]:
     ready = sa.exists().where(
         files.c.run_id == runs.c.run_id,
         files.c.size_class == size_class,
         files.c.state == FileState.READY,
         files.c.not_before_ms <= now_ms(),
     )
-    place = sa.func.row_number().over(partition_by=runs.c.tenant_id, order_by=(runs.c.priority, runs.c.run_id))
+    of_one = (runs.c.tenant_id, runs.c.api_url)
+    place = sa.func.row_number().over(partition_by=of_one, order_by=(runs.c.priority, runs.c.run_id))
     found = (
-        sa.select(runs.c.run_id, runs.c.tenant_id, runs.c.priority, place.label("place"))
+        sa.select(runs.c.run_id, *of_one, runs.c.priority, place.label("place"))
         .where(runs.c.state.in_([RunState.EXPANDING, RunState.RUNNING]), runs.c.files_open > 0, ready)
         .subquery()
     )
     return (
-        sa.select(found.c.run_id, found.c.tenant_id, found.c.priority)
+        sa.select(found.c.run_id, found.c.tenant_id, found.c.api_url, found.c.priority)
         .where(found.c.place <= RUNS_MAX)
         .order_by(found.c.run_id)
     )

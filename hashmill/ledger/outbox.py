@@ -343,13 +343,14 @@ def debt(connection: sa.Connection) -> Debt:
     return Debt(owed=int(row.owed), dead=int(row.dead), oldest_s=(oldest or 0) / 1000)
 
 
-def owed_in_all(connection: sa.Connection) -> int:
-    """Return how many reports are owed, from the counters of the runs that owe: a short index, read once."""
-    return int(
-        connection.execute(
-            sa.select(sa.func.coalesce(sa.func.sum(runs.c.outbox_owed), 0)).where(runs.c.outbox_owed > 0)
-        ).scalar_one()
+def owed_by_api(connection: sa.Connection) -> dict[str, int]:
+    """Return how many reports each `api_url` is owed, by the counters of the runs that owe: a short index."""
+    rows = connection.execute(
+        sa.select(runs.c.api_url, sa.func.sum(runs.c.outbox_owed))
+        .where(runs.c.outbox_owed > 0)
+        .group_by(runs.c.api_url)
     )
+    return {api_url: int(owed) for api_url, owed in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

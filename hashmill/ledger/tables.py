@@ -223,7 +223,7 @@ gates = sa.Table(
     sa.Column("until_ms", Ms, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
 )
-"""What is held back, and until when: calls of an API, calls with one key, new tickets. No row: nothing is."""
+"""What is held back, and until when: calls of an API, calls with one key, an API's new tickets. No row: nothing is."""
 
 shape = sa.Table("shape", metadata, sa.Column("works_from", sa.String(32), primary_key=True))
 """One row: the oldest revision whose processes may still work on this ledger."""

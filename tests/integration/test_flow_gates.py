@@ -24,7 +24,7 @@ from hashmill.ledger import counters, gates, outbox
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.gates import GateKind
 from hashmill.ledger.runs import Run
-from tests.helpers.fakes import RULES, Call, Stage, delivered, dispatched, listed, run_now, staged
+from tests.helpers.fakes import ORIGIN, OTHER_ORIGIN, RULES, Call, Stage, delivered, dispatched, listed, run_now, staged
 from tests.helpers.ledger import fresh_ledger
 from tests.helpers.wait import wait_until_async
 
@@ -345,6 +345,28 @@ async def test_too_many_reports_owed_hold_back_new_tickets_until_most_are_gone(l
         await heir.round(stage.tools)
         assert (len(stage.queue.tickets), shut(stage)) == (given + 1, [])
         await asyncio.gather(*sender.at_work.values())
+
+
+async def test_one_api_owed_too_many_reports_does_not_hold_back_the_runs_of_another(ledger: Ledger) -> None:
+    with stage_of(ledger, report_high_water=10, window=1, batch_max=8) as stage:
+        await listed(stage, 40)
+        dispatcher = Dispatcher()
+        await dispatcher.round(stage.tools)
+        for ticket in list(stage.queue.tickets):
+            await hash_files(stage.tools, ticket)
+        other = await listed(stage, 8, start=1001, api_url=OTHER_ORIGIN)
+        given = len(stage.queue.tickets)
+
+        dispatcher.water_at_s = 0.0  # a second later
+        for _ in range(3):
+            await dispatcher.round(stage.tools)
+
+        assert [ticket.run_id for ticket in stage.queue.tickets[given:]] == [other.run_id]
+        assert [gate.reason for gate in ledger.read_now(gates.listed)] == [f"more than 10 reports are owed to {ORIGIN}"]
+        await hash_files(stage.tools, stage.queue.tickets[-1])
+        dispatcher.water_at_s = 0.0
+        await dispatcher.round(stage.tools)
+        assert shut(stage) == [GateKind.DISPATCH] * 2, "each by itself"
 
 
 async def test_a_gate_that_nothing_wants_to_pass_any_more_is_not_told_of_for_ever(

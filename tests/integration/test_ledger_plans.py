@@ -26,6 +26,7 @@ DUTIES: dict[str, Callable[[sa.Connection, str], Any]] = {
     "refuse_all": lambda connection, run_id: outbox.refuse_all(
         connection, run_id, error_class=ErrorClass.API_AUTH, detail=""
     ),
+    "owed_by_api": lambda connection, _: outbox.owed_by_api(connection),
     "debt": lambda connection, _: outbox.debt(connection),
     "settled": lambda connection, _: runs.settled(connection),
     "closed": lambda connection, _: runs.closed(connection),
