@@ -22,7 +22,7 @@ from tests.fault.load import scale
 ROOT: Final = Path(__file__).resolve().parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "results"
 TRIALS: Final = ROOT / ".run" / "fault"
-"""Where scaled-down runs leave their figures: only full ones are worth keeping."""
+"""Where scaled-down runs leave their figures, unless HASHMILL_FAULT_KEEP is set."""
 PAGE: Final = ROOT / "docs" / "faults.md"
 BEGIN: Final = "from benchmarks/results/ -->\n"
 END: Final = "<!-- end -->"
@@ -59,8 +59,8 @@ class Row:
         )
 
     def write(self) -> Path:
-        """Keep the row and return the file: among the results at full scale, else apart from them."""
-        folder = RESULTS if scale() >= 1 else TRIALS
+        """Keep the row and return the file: among the results at full scale or when asked to, else apart from them."""
+        folder = RESULTS if scale() >= 1 or os.environ.get("HASHMILL_FAULT_KEEP") else TRIALS
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"fault-{self.name}.json"
         path.write_text(json.dumps({**asdict(self), **_circumstances()}, indent=2) + "\n")
@@ -99,8 +99,8 @@ def _cpu_name() -> str:
 
 def _table() -> str:
     lines = [
-        "| fault | files | demand | wall | slowest recovery | lost | wrong | doubled | S3 | held |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| fault | files | scale | demand | wall | slowest recovery | lost | wrong | doubled | S3 | held | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for path in sorted(RESULTS.glob("fault-*.json")):
         row = json.loads(path.read_text())
@@ -108,10 +108,10 @@ def _table() -> str:
         counts = " | ".join(str(row["figures"].get(name, "-")) for name in ("lost", "wrong", "doubled"))
         held = ", ".join(row["broken"]) or "yes"
         lines.append(
-            f"| {row['faults']} x {row['fault']} | {row['files']} | {row['demand']} | {row['wall_s']:.0f} s "
-            f"| {slowest} | {counts} | {row['s3']} | {held} |"
+            f"| {row['faults']} x {row['fault']} | {row['files']} | {row['scale']:g} | {row['demand']} "
+            f"| {row['wall_s']:.0f} s | {slowest} | {counts} | {row['s3']} | {held} | {row['commit']} |"
         )
-    return "\n".join(lines) if len(lines) > 2 else "No full run is on record yet."
+    return "\n".join(lines) if len(lines) > 2 else "No run is on record yet."
 
 
 def main() -> None:
