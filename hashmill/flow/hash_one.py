@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from dataclasses import replace
 
 from hashmill.domain.digest import HashedObject
@@ -25,13 +26,15 @@ from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
 from hashmill.flow.endpoints import endpoint_of, is_outage, pause_s
 from hashmill.flow.tools import Mill, ObjectPlace, WorkTools
-from hashmill.flow.trial import REST_S, Question, Trial, TrialEnded
+from hashmill.flow.trial import REST_S, Question, Trial, TrialEnded, TrialGone
 from hashmill.ledger.runs import Run
 from hashmill.storage.config import ObjectHead
 
 log = logging.getLogger(__name__)
 
 DETAIL_MAX_CHARS = 1000
+AGAIN_S = (1.0, 4.0)
+"""So long between two trials of one file: memory that a neighbour took for a moment is given back by then."""
 
 
 async def hash_one(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome:
@@ -83,6 +86,9 @@ async def _tried(tools: WorkTools, trial: Trial, run: Run, file: ClaimedFile) ->
             return later(file, retry_in_s=jittered(1, base_s=REST_S, cap_s=REST_S))
         try:
             return await trial.read(Question(process=tools.process, run=run, file=file))
+        except TrialGone as news:  # it had no file in its hands
+            log.warning("trial_gone", extra={"run_id": run.run_id, "file_no": file.file_no, "how": str(news)})
+            return later(file, retry_in_s=random.uniform(*AGAIN_S))  # noqa: S311 - spreads load, keeps no secret
         except TrialEnded as news:
             ended += 1
             log.error(
@@ -96,6 +102,7 @@ async def _tried(tools: WorkTools, trial: Trial, run: Run, file: ClaimedFile) ->
                 return failed_for_good(
                     tools, run, file, state=FileState.DEAD, error_class=ErrorClass.POISON, detail=detail
                 )
+            await asyncio.sleep(random.uniform(*AGAIN_S))  # noqa: S311 - spreads load, keeps no secret
 
 
 def _done(

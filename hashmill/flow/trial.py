@@ -33,6 +33,8 @@ BEAT_EVERY_S = 5.0
 """While it reads, the process says so often that its loop goes on, however large the file is."""
 SILENCE_S = 60.0
 """A process that has said nothing for so long hangs. Its worker lives and keeps the lease: nobody else would end it."""
+NEWS_S = 0.05
+"""The news that a process has ended takes less, if this one's loop has been busy elsewhere."""
 REST_S = 5.0
 """After a process that could not begin the next one is not started sooner."""
 
@@ -86,6 +88,10 @@ class TrialEnded(Exception):
     """The process ended with the file in its hands; says how."""
 
 
+class TrialGone(Exception):
+    """The process had ended before it was given the file; says how."""
+
+
 class Trial:
     """The one process of a worker in which suspects are read: started when first needed, then kept."""
 
@@ -137,11 +143,16 @@ class Trial:
     async def read(self, question: Question) -> FileOutcome:
         """Return how the read of one file ended, or raise what it raised; `TrialEnded` when the process did not live.
 
-        Only while `ready`. Cancelled, it ends the process.
+        Only while `ready`; `TrialGone` when it was dead all the same. Cancelled, it ends the process.
         """
         process = self._process
         if process is None or process.stdin is None:
             raise RuntimeError("the trial was not started")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NEWS_S):
+                await process.wait()
+        if process.returncode is not None:
+            raise TrialGone(_how(process.returncode))
         try:
             process.stdin.write(QUESTION.dump_json(question) + b"\n")
             line = await _heard_from(process)

@@ -1,6 +1,8 @@
 """Suspects are read apart: what ends that process is guilty, and bad luck condemns nobody."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -12,8 +14,10 @@ import pytest
 from hashmill.domain.errors import ApiUnavailable, HashmillError, ObjectForbidden, ObjectTruncated, StorageTimeout
 from hashmill.domain.job import RunState
 from hashmill.flow import hash_files as hash_files_step
+from hashmill.flow import hash_one as hash_one_step
 from hashmill.flow import trial as trial_step
 from hashmill.flow.hash_files import hash_files
+from hashmill.flow.hash_one import hash_one
 from hashmill.flow.sweep import sweep
 from hashmill.flow.trial import Fault, Trial
 from hashmill.ledger import files
@@ -54,6 +58,7 @@ for line in sys.stdin:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hash_files_step, "SUSPECT_PAUSE_S", (0.0, 0.2))
+    monkeypatch.setattr(hash_one_step, "AGAIN_S", (0.0, 0.1))
     monkeypatch.setattr(trial_step, "REST_S", 0.1)
 
 
@@ -114,6 +119,42 @@ async def test_a_file_that_ends_the_process_it_is_tried_in_is_poison_and_the_oth
     said = rows[1].error_detail or ""
     assert "lost its lease 1 times, and ended the process it was tried in 2 times" in said
     assert "signal 9 (Killed)" in said or "its answer made no sense" in said
+
+
+@pytest.mark.parametrize("stage", ["guilty"], indirect=True)
+async def test_between_two_ends_there_is_time_for_a_neighbour_to_give_memory_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep, slept = asyncio.sleep, []
+
+    async def noted(delay_s: float) -> None:
+        slept.append(delay_s)
+        await sleep(0 if delay_s == 7.25 else delay_s)
+
+    monkeypatch.setattr(hash_one_step, "AGAIN_S", (7.25, 7.25))
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    run = await lost_together(stage, 3)
+
+    rows = await worked_off(stage, run)
+
+    assert "ended the process it was tried in 2 times" in (rows[1].error_detail or "")
+    assert slept.count(7.25) == 1
+
+
+async def test_a_process_that_died_before_it_was_given_a_file_is_not_that_files_fault(stage: Stage) -> None:
+    run = await lost_together(stage, 1, times=RULES.lost_leases_max)
+    (ticket,) = await dispatched(stage)
+    (file,) = claim(stage.tools.ledger, ticket, owner="w/1")
+    trial = stage.tools.trial
+    assert trial is not None
+    await (trial.warm_up() or asyncio.sleep(0))
+    assert trial._process is not None
+
+    os.kill(trial._process.pid, signal.SIGKILL)  # nothing is awaited before the trial: its end is no news yet
+    outcome = await hash_one(stage.tools, run, file)
+
+    assert (outcome.state, outcome.counted) == ("ready", False)
+    assert (await hash_one(stage.tools, run, file)).state == "done"
 
 
 @pytest.mark.parametrize("stage", ["slow"], indirect=True)
