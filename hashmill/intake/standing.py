@@ -10,7 +10,7 @@ from hashmill.flow.lead import LEADER
 from hashmill.flow.tools import DoorTools
 from hashmill.intake.broker import BrokerState
 from hashmill.ledger import overview
-from hashmill.ledger.gates import GateKind
+from hashmill.ledger.gates import GateKind, ShutGate
 from hashmill.ledger.leases import Lease
 from hashmill.ledger.overview import Overview
 
@@ -79,7 +79,7 @@ def worries(standing: Standing, broker: BrokerState) -> list[str]:
     if not standing.slots and (seen.totals.files_open or runs.get(RunState.ACCEPTED)):
         said.append("No worker lives: files wait until one starts.")
     for gate in seen.gates:
-        said.append(_SHUT[gate.kind].format(name=gate.name, reason=gate.reason))
+        said.append(_SHUT[gate.kind].format(name=gate.name, reason=gate.reason, when=_when(gate)))
     for age_s, what in (
         (seen.oldest_unlisted_s, "The files of a run have not been listed for {}: see its error below."),
         (seen.oldest_queued_s, "A ticket has waited {} for a worker to claim it."),
@@ -93,13 +93,18 @@ def worries(standing: Standing, broker: BrokerState) -> list[str]:
 
 
 _SHUT = {
-    GateKind.API: "LABDRIVE at {name} is away: reports wait, and one call at a time tries. It said: {reason}",
+    GateKind.API: "LABDRIVE at {name} is away {when}: reports wait, and one call at a time tries. It said: {reason}",
     GateKind.KEY: (
-        "LABDRIVE refuses a key ({name}): what is owed with it waits. Give the key its rights back, or post the event "
-        "again with a good one. It said: {reason}"
+        "LABDRIVE refuses a key ({name}) {when}: what is owed with it waits. Give the key its rights back, or post the "
+        "event again with a good one. It said: {reason}"
     ),
     GateKind.DISPATCH: "Dispatch is held back for the runs of one API: {reason}.",
 }
+
+
+def _when(gate: ShutGate) -> str:
+    tries = f"in {_spoken(gate.remaining_s)}" if gate.remaining_s > 0 else "now"
+    return f"for {_spoken(gate.shut_s)}, next try {tries}"
 
 
 def _spoken(age_s: float) -> str:

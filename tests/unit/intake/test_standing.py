@@ -3,6 +3,7 @@ from typing import Any
 from hashmill.domain.job import RunState
 from hashmill.intake.broker import BrokerState
 from hashmill.intake.standing import Standing, worries
+from hashmill.ledger.gates import GateKind, ShutGate
 from hashmill.ledger.leases import Lease
 from hashmill.ledger.overview import Moving, Overview, Totals
 
@@ -91,3 +92,13 @@ def test_files_by_state_add_up_to_the_total() -> None:
 
 def test_slots_that_are_no_number_count_as_none() -> None:
     assert standing(processes=[lease("process:a", slots="many"), lease("process:b")]).slots == 0
+
+
+def test_what_is_shut_is_said_with_since_when_and_the_next_try() -> None:
+    def gate(kind: GateKind, remaining_s: float) -> ShutGate:
+        return ShutGate(name="x", kind=kind, failures=3, shut_s=600.0, remaining_s=remaining_s, reason="no")
+
+    said = worries(standing(gates=[gate(GateKind.API, 45.0), gate(GateKind.KEY, -1.0)]), UP)
+
+    assert said[0].startswith("LABDRIVE at x is away for 10 minutes, next try in 45 seconds: reports wait")
+    assert said[1].startswith("LABDRIVE refuses a key (x) for 10 minutes, next try now: what is owed")
