@@ -14,7 +14,7 @@ import aiohttp
 import sqlalchemy as sa
 
 from hashmill import assemble
-from hashmill.cli.console import size
+from hashmill.cli.console import duration, size
 from hashmill.cli.opened import opened_ledger, sqlite_file
 from hashmill.domain.errors import (
     ConfigFault,
@@ -28,8 +28,9 @@ from hashmill.domain.secret import Secret
 from hashmill.flow.lead import LEADER
 from hashmill.labdrive.origins import normal_origins
 from hashmill.labdrive.wire import WireTable
-from hashmill.ledger import entries, leases
+from hashmill.ledger import entries, gates, leases
 from hashmill.ledger.engine import Ledger
+from hashmill.ledger.gates import GateKind
 from hashmill.ledger.leases import Lease
 from hashmill.ledger.seal import Sealer
 from hashmill.settings import Settings
@@ -109,6 +110,7 @@ def _ledger(settings: Settings) -> Iterator[Check]:
                 return
             yield _ok("ledger's shape", "is this version's")
             yield from _presence(ledger)
+            yield from _gates(ledger)
     except ConfigFault as error:
         yield _failed("ledger", str(error))
     except LedgerUnavailable as error:
@@ -147,6 +149,25 @@ def _presence(ledger: Ledger) -> Iterator[Check]:
         yield _ok("leader", f"{leader[0].holder} leads")
     else:
         yield _warning("leader", "nobody leads", "start `hashmill worker` (worker.lead true) or `hashmill dispatcher`")
+
+
+_SHUT: Final = {
+    GateKind.API: "check that LABDRIVE runs and can be reached; what is owed to it waits",
+    GateKind.KEY: "give the key its rights back, or post the event again with a good one; what is owed with it waits",
+    GateKind.DISPATCH: "see why its reports are not taken; dispatch goes on when fewer are owed",
+}
+
+
+def _gates(ledger: Ledger) -> Iterator[Check]:
+    shut = ledger.read_now(gates.listed)
+    for gate in shut:
+        said = f"shut for {duration(gate.shut_s)}"
+        if gate.kind is not GateKind.DISPATCH:  # opens by what is owed, not by a try
+            said += f", next try {f'in {duration(gate.remaining_s)}' if gate.remaining_s > 0 else 'now'}"
+        name = f"{gate.kind} {gate.name.removeprefix(f'{gate.kind} ')}"
+        yield _warning(name, f"{said} ({gate.reason})", _SHUT[gate.kind])
+    if not shut:
+        yield _ok("gates", "none is shut")
 
 
 def _broker(settings: Settings) -> Check:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from hashmill.ledger import leases
+from hashmill.ledger import gates, leases
+from hashmill.ledger.gates import GateKind
 from hashmill.parts.redis import Redis
 from hashmill.parts.s3 import S3Server
 from tests.helpers.cli import Said, run_cli
@@ -87,6 +88,28 @@ async def test_missing_workers_and_leader_are_only_warnings(ward: Ward) -> None:
 
     assert (found["workers"]["outcome"], found["leader"]["outcome"]) == ("warning", "warning")
     assert "hashmill worker" in found["workers"]["advice"]
+
+
+async def test_what_is_shut_is_named_with_its_reason_and_what_to_do(ward: Ward) -> None:
+    assert (await ward.checks())["gates"]["outcome"] == "ok"
+    with fresh_ledger(ward.env["HASHMILL_LEDGER__URL"]) as ledger:
+        for name, kind, for_s in (
+            ("http://a", "api", 90.0),
+            ("http://a user 1", "key", -1.0),
+            ("dispatch b", "dispatch", 0.0),
+        ):
+            ledger.write_now(gates.shut, name, kind=GateKind(kind), failures=3, for_s=for_s, reason="said no")
+
+    found = await ward.checks()
+
+    assert "gates" not in found
+    away, key, held = found["api http://a"], found["key http://a user 1"], found["dispatch b"]
+    assert {check["outcome"] for check in (away, key, held)} == {"warning"}
+    assert away["said"].startswith("shut for ")
+    assert ", next try in 1 min " in away["said"]
+    assert ", next try now (said no)" in key["said"]
+    assert "give the key its rights back" in key["advice"]
+    assert "next try" not in held["said"]
 
 
 async def test_people_get_a_line_a_check_and_a_last_line(ward: Ward) -> None:
