@@ -206,7 +206,9 @@ class Sender:
         body, labdrive = report.body, self.tools.labdrive
         match report.kind:
             case ReportKind.STATUS:
-                await labdrive.set_job_status(self.access, self.run.job_id, JobStatus(body["status"]))
+                await labdrive.set_job_status(
+                    self.access, self.run.job_id, JobStatus(body["status"]), idempotency_key=report.token
+                )
             case ReportKind.MESSAGE:
                 await labdrive.create_message(
                     self.access,

@@ -73,9 +73,15 @@ class LabdriveClient:
             await self._session.close()
             self._session = None
 
-    async def set_job_status(self, access: ApiAccess, job_id: str, status: JobStatus) -> None:
+    async def set_job_status(self, access: ApiAccess, job_id: str, status: JobStatus, idempotency_key: str) -> None:
         """Set the job's status; setting it twice is harmless."""
-        await self._call(access, "set_job_status", job_id=job_id, status=self._wire.status[status].value)
+        await self._call(
+            access,
+            "set_job_status",
+            job_id=job_id,
+            status=self._wire.status[status].value,
+            idempotency_key=idempotency_key,
+        )
 
     async def create_message(
         self,

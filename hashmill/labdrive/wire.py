@@ -17,7 +17,7 @@ from hashmill.labdrive.template import fill, places, texts_in
 CALLS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     name: (frozenset(needed.split()), frozenset(offered.split()))
     for name, needed, offered in (
-        ("set_job_status", "job_id status", ""),
+        ("set_job_status", "job_id status", "idempotency_key"),
         ("create_message", "job_id text", "type file_id idempotency_key"),
         ("get_file", "file_id", ""),
         ("get_file_by_path", "container_id path", ""),

@@ -85,8 +85,8 @@ class FakeLabdrive:
             await asyncio.sleep(0)
         self.calls.append(call)
 
-    async def set_job_status(self, access: Any, job_id: str, status: JobStatus) -> None:
-        await self._asked("set_job_status", access, job_id=job_id, status=status)
+    async def set_job_status(self, access: Any, job_id: str, status: JobStatus, idempotency_key: str) -> None:
+        await self._asked("set_job_status", access, job_id=job_id, status=status, key=idempotency_key)
 
     async def create_message(
         self, access: Any, job_id: str, text: str, type: MessageType, file_id: str | None, idempotency_key: str

@@ -321,8 +321,8 @@ class SimLabdrive:
         self._world = world
         self._body = body
 
-    async def set_job_status(self, access: Any, job_id: str, status: str) -> None:
-        await self._write("status", job_id, None, (str(status),), None)
+    async def set_job_status(self, access: Any, job_id: str, status: str, idempotency_key: str) -> None:
+        await self._write("status", job_id, None, (str(status),), idempotency_key)
 
     async def create_message(
         self, access: Any, job_id: str, text: str, message_type: str, file_id: str | None, idempotency_key: str

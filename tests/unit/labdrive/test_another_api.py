@@ -233,8 +233,8 @@ async def client(access: ApiAccess, tmp_path: Path) -> AsyncIterator[LabdriveCli
 
 
 async def test_reports_arrive(platform: OtherPlatform, client: LabdriveClient, access: ApiAccess) -> None:
-    await client.set_job_status(access, "299", JobStatus.RUNNING)
-    await client.set_job_status(access, "a/b", JobStatus.FAILED)
+    await client.set_job_status(access, "299", JobStatus.RUNNING, "s1")
+    await client.set_job_status(access, "a/b", JobStatus.FAILED, "s2")
     await client.create_message(access, "299", "it & that = ü", MessageType.INFO, "1", "m 1")
     await client.create_message(access, "299", "{text}", MessageType.ERROR, None, "m2")
     await client.set_hash(access, "1", "md5", "d41d", "h1")
@@ -291,7 +291,7 @@ async def test_without_a_success_field_the_status_alone_decides(
     )
 
     async with LabdriveClient(read_wire(sheet), pace, allowed_origins=[access.url]) as client:
-        await client.set_job_status(access, "299", JobStatus.COMPLETED)
+        await client.set_job_status(access, "299", JobStatus.COMPLETED, "s3")
         with pytest.raises(ApiUnavailable):
             await client.get_file(access, "8")
 

@@ -73,7 +73,7 @@ def access(api: ScriptedApi) -> ApiAccess:
 
 Write = Callable[[LabdriveClient, ApiAccess], Awaitable[None]]
 WRITES: dict[str, Write] = {
-    "status": lambda client, access: client.set_job_status(access, "299", JobStatus.RUNNING),
+    "status": lambda client, access: client.set_job_status(access, "299", JobStatus.RUNNING, "s-1"),
     "message": lambda client, access: client.create_message(access, "299", "hi", MessageType.INFO, None, "m-1"),
     "hash": lambda client, access: client.set_hash(access, "7", "md5", "ab", "h-1"),
 }
@@ -101,7 +101,7 @@ async def test_a_status_is_put_on_the_job(api: ScriptedApi, client: LabdriveClie
     api.say(result({}))
 
     for status in JobStatus:
-        await client.set_job_status(access, "299", status)
+        await client.set_job_status(access, "299", status, "s-1")
 
     assert [(asked.method, asked.target, asked.json) for asked in api.asked] == [
         ("PUT", "/api/job/299", {"status": "RUNNING"}),
