@@ -116,7 +116,7 @@ def test_a_killed_leader_is_followed_a_second_sigterm_ends_at_once_and_one_alone
         wait_until(lambda: gated.leader_pid() in workers, timeout_s=LEADER_LEASE_S + 2)
 
         [second] = workers.values()
-        wait_until(lambda: gated.s3_gate.snags[0].met > len(BODIES), timeout_s=30, what="a suspect is read again")
+        wait_until(lambda: gated.s3_gate.snags[0].met > len(BODIES), timeout_s=90, what="a suspect is read again")
         second.send(signal.SIGTERM)
         wait_until(lambda: '"draining"' in second.log_path.read_text(), timeout_s=30)
         second.send(signal.SIGTERM)

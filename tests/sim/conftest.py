@@ -15,7 +15,7 @@ from hashmill.home import app_home
 
 SEEDS = 2000
 ASKS_FOR_THEM = "lived"
-NICE = 10
+NICE = 19
 _BEGUN = pytest.StashKey[tuple["subprocess.Popen[bytes]", IO[bytes]]]()
 
 
