@@ -48,6 +48,11 @@ def run_cli(*args: str, env: Mapping[str, str | None] | None = None, input: str 
     return Said(code=result.exit_code, out=result.stdout, err=result.stderr)
 
 
+def _hear_ctrl_c() -> None:
+    """A shell lets what it runs in the background ignore SIGINT, and every child of it inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Command:
     """One command as a process of its own; its output goes to a file, and `with` ends it."""
 
@@ -62,6 +67,7 @@ class Command:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_hear_ctrl_c,
             )
 
     def __enter__(self) -> "Command":
