@@ -1,7 +1,5 @@
 """An S3 double in this process: the kit's, with troubles by key and with objects too big to keep."""
 
-import asyncio
-import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
@@ -10,6 +8,7 @@ from aiohttp import web
 
 from tests.fault.content import Content
 from tests.fault.s3_double import make_app
+from worker.loop import LoopThread
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
@@ -26,21 +25,17 @@ class InProcessS3:
     def __init__(self, content: Content, middleware: Middleware) -> None:
         self._app_of = lambda: make_app(content)
         self._meet = middleware
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="s3", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(timeout=60)
+        self._loop = LoopThread()
+        self._loop.run(self._open(), timeout_s=60)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(timeout=60)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._loop.run(self._runner.cleanup(), timeout_s=60)
+        self._loop.stop()
 
     async def _open(self) -> None:
         app = self._app_of()

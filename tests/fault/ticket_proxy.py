@@ -2,15 +2,13 @@
 
 import asyncio
 import random
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
-from urllib.parse import urlsplit
+from typing import Final
 
-PIECE_BYTES: Final = 65_536
+from tests.fault.relay import Over, Relay
+
 RELEASE_EVERY_S: Final = 0.25
 LOST_KEY: Final = b"lost"
 
@@ -26,7 +24,7 @@ class Mischief:
     held_s: float = 8.0
 
 
-class TicketProxy:
+class TicketProxy(Relay):
     """Passes every command but the pushes of messages, which it rewrites; every answer is Redis's own.
 
     A message is pushed with LPUSH and taken from the right (known: kombu's Redis transport): RPUSH lets it overtake
@@ -34,64 +32,24 @@ class TicketProxy:
     """
 
     def __init__(self, url: str, mischief: Mischief, *, chance: random.Random, queues: Sequence[str]) -> None:
-        parts = urlsplit(url)
-        self._host, self._target_port = parts.hostname or "127.0.0.1", parts.port or 6379
+        super().__init__(url)
         self._mischief, self._chance = mischief, chance
         self._ends = tuple(f":{queue}".encode() for queue in queues)
         self.seen: Counter[str] = Counter()
         self._held: list[tuple[float, bytes, bytes]] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ticket-proxy", daemon=True)
-        self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(timeout=30)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+    async def begin(self) -> None:
+        """Listen, and see to what is held."""
+        await super().begin()
         self._releasing = asyncio.create_task(self._release())
 
-    async def _close(self) -> None:
-        self._server.close()
+    async def end(self) -> None:
+        """Hang up on everybody; what is still held is lost."""
         self._releasing.cancel()
-        for writer in self._links.values():
-            writer.transport.abort()
-        await asyncio.gather(self._releasing, *self._links, return_exceptions=True)
+        await asyncio.gather(self._releasing, return_exceptions=True)
+        await super().end()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        assert link is not None
-        self._links[link] = writer
-        try:
-            theirs, ours = await asyncio.open_connection(self._host, self._target_port)
-            try:
-                async with asyncio.TaskGroup() as ways:
-                    ways.create_task(self._up(reader, ours))
-                    ways.create_task(_down(theirs, writer))
-            finally:
-                ours.close()
-        except* (OSError, asyncio.IncompleteReadError, _Over):
-            pass
-        finally:
-            writer.close()
-            del self._links[link]
-
-    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer_port: int) -> None:
         while words := await _command(reader):
             if words[0].upper() == b"LPUSH" and len(words) == 3 and words[1].endswith(self._ends):
                 words = self._pushed(words[1], words[2])
@@ -111,7 +69,7 @@ class TicketProxy:
             case "overtaking":
                 return [b"RPUSH", key, message]
             case "held":
-                due_s = self._loop.time() + self._chance.uniform(0, self._mischief.held_s)
+                due_s = asyncio.get_running_loop().time() + self._chance.uniform(0, self._mischief.held_s)
                 self._held.append((due_s, key, message))
                 return [b"LPUSH", LOST_KEY, b"."]
         return [b"LPUSH", key, message]
@@ -126,11 +84,11 @@ class TicketProxy:
 
     async def _release(self) -> None:
         """Push what was held and is due."""
-        reader, writer = await asyncio.open_connection(self._host, self._target_port)
+        reader, writer = await self.dial()
         try:
             while True:
                 await asyncio.sleep(RELEASE_EVERY_S)
-                due = [one for one in self._held if one[0] <= self._loop.time()]
+                due = [one for one in self._held if one[0] <= asyncio.get_running_loop().time()]
                 self._chance.shuffle(due)
                 for one in due:
                     self._held.remove(one)
@@ -144,7 +102,7 @@ async def _command(reader: asyncio.StreamReader) -> list[bytes]:
     """Return the next command, none at the end (known: RESP, clients send arrays of bulk strings)."""
     line = await reader.readline()
     if not line:
-        raise _Over
+        raise Over
     assert line.startswith(b"*"), line
     words = []
     for _ in range(int(line[1:])):
@@ -155,14 +113,3 @@ async def _command(reader: asyncio.StreamReader) -> list[bytes]:
 
 def _encoded(words: Sequence[bytes]) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
-
-
-async def _down(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while piece := await reader.read(PIECE_BYTES):
-        writer.write(piece)
-        await writer.drain()
-    raise _Over
-
-
-class _Over(Exception):
-    """One end of this connection is gone."""
