@@ -51,7 +51,7 @@ soak: $(READY) ## faults of every kind at random for HOURS=n, then the checker (
 	$(BIN)/python -m tests.fault.soak --hours $(or $(HOURS),1) $(if $(SEED),--seed $(SEED))
 
 bench: $(READY) ## the benchmarks, one after the other
-	@for question in benchmarks/bench_*.py; do echo "$$question"; $(BIN)/python $$question || exit 1; done
+	@for question in benchmarks/bench_*.py; do echo "$$question"; $(BIN)/python -m benchmarks.$$(basename $$question .py) || exit 1; done
 
 demo: $(READY) ## one event from the trigger to the proof (KEEP=1 leaves it running)
 	$(BIN)/hashmill demo $(if $(filter-out 0 no false,$(KEEP)),--keep)

@@ -1,7 +1,7 @@
 """
 How long does one container take, and how much memory does each process need?
 
-    .venv/bin/python benchmarks/bench_container.py [--files 20000] [--file-bytes 4096] [--big-bytes 2147483648]
+    .venv/bin/python -m benchmarks.bench_container [--files 20000] [--file-bytes 4096] [--big-bytes 2147483648]
 
 One event for a container of many small files and one big one, through the whole service: intake, two workers, ledger
 (SQLite), reports to the sandbox LABDRIVE. Everything shares one machine, the S3 server too, which is named in the
@@ -11,14 +11,13 @@ result. Peak memory is the kernel's high-water mark of each process (VmHWM).
 import argparse
 import json
 import os
-import platform
-import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.machine import circumstances
 from hashmill.ledger import entries, runs
 from hashmill.ledger.engine import Ledger
 from hashmill.parts.collection import Sample, upload
@@ -98,14 +97,7 @@ def measure(service: LocalService, asked: argparse.Namespace) -> dict[str, objec
         "labdrive_job": job["status"],
         "s3": service.s3.backend,
         "n": 1,
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "commit": commit(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **circumstances(),
     }
 
 
@@ -121,20 +113,6 @@ def cpu_s(pid: int) -> float:
     """Return the CPU seconds the process has used, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def cpu_name() -> str:
-    """Return what the kernel calls the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def commit() -> str:
-    """Return the commit that was measured."""
-    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    return answer.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ writes the table of docs/faults.md anew from what is kept in benchmarks/results/
 
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import circumstances
 from tests.fault.checker import Verdict
 from tests.fault.load import scale
 
@@ -63,38 +61,13 @@ class Row:
         folder = RESULTS if scale() >= 1 or os.environ.get("HASHMILL_FAULT_KEEP") else TRIALS
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"fault-{self.name}.json"
-        path.write_text(json.dumps({**asdict(self), **_circumstances()}, indent=2) + "\n")
+        path.write_text(json.dumps({**asdict(self), "scale": scale(), "n": 1, **circumstances()}, indent=2) + "\n")
         return path
 
 
 def broken_by(verdict: Verdict, more: Sequence[str] = ()) -> list[str]:
     """Return what was broken as words: invariants with their counts, and what the row itself demands."""
     return [*(f"{breach.name} ({breach.count})" for breach in verdict.breaches), *more]
-
-
-def _circumstances() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    return {
-        "scale": scale(),
-        "n": 1,
-        "machine": {
-            "cpu": _cpu_name(),
-            "cores": os.cpu_count(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "commit": commit.stdout.strip() or "unknown",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _table() -> str:
