@@ -216,11 +216,11 @@ def renew(connection: sa.Connection, *, owners: Sequence[str], lease_s: float) -
 
 def release(connection: sa.Connection, *, owner: str) -> None:
     """Give back what `owner` has claimed and not settled, no attempt counted."""
-    connection.execute(
-        sa.update(files)
-        .where(files.c.lease_owner == owner, among(files.c.state, FileState.RUNNING))
-        .values(state=FileState.READY, lease_owner=None, lease_until_ms=None)
-    )
+    held = (files.c.lease_owner == owner, among(files.c.state, FileState.RUNNING))
+    # Locked in the order in which `settle` locks: a result of these may be on its way.
+    connection.execute(sa.select(files.c.file_no).where(*held).order_by(files.c.file_no).with_for_update())
+    free = {"state": FileState.READY, "lease_owner": None, "lease_until_ms": None}
+    connection.execute(sa.update(files).where(*held).values(free))
 
 
 def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcome]) -> int:
