@@ -71,7 +71,10 @@ class Ledger(Section):
         description="postgresql+psycopg://user:password@host/name, or sqlite:///path for one machine.",
     )
     threads: int = Field(
-        4, ge=1, le=64, description="Threads (and connections) to PostgreSQL in one process; SQLite uses one."
+        4,
+        ge=1,
+        le=64,
+        description="Threads (and connections) to PostgreSQL in one process; one more is kept for leases. SQLite always has two.",
     )
     timeout_s: float = Field(
         10.0, gt=0, description="How long a connect, a lock or a statement may wait before the ledger counts as down."

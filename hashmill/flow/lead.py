@@ -41,7 +41,7 @@ async def lead(tools: WorkTools, stop: asyncio.Event) -> None:
             await _pause(stop, min(POLL_MAX_S, tools.rules.leader_lease_s / 3))
     finally:
         with suppress(LedgerUnavailable):
-            await tools.ledger.write(leases.release, LEADER, tools.process)
+            await tools.ledger.write_lease(leases.release, LEADER, tools.process)
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ async def _renew(tools: WorkTools, hold: _Hold) -> None:
 
 async def _take(tools: WorkTools) -> int | None:
     try:
-        return await tools.ledger.write(
+        return await tools.ledger.write_lease(
             leases.take, LEADER, tools.process, lease_s=tools.rules.leader_lease_s, detail={"process": tools.process}
         )
     except LedgerUnavailable as trouble:

@@ -35,9 +35,9 @@ async def keep_leases(tools: WorkTools) -> None:
 
 
 async def _renew(tools: WorkTools) -> None:
-    await tools.ledger.write(_say_alive, tools)
+    await tools.ledger.write_lease(_say_alive, tools)
     if tools.claims:
-        await tools.ledger.write(files.renew, owners=sorted(tools.claims), lease_s=tools.rules.file_lease_s)
+        await tools.ledger.write_lease(files.renew, owners=sorted(tools.claims), lease_s=tools.rules.file_lease_s)
 
 
 def _say_alive(connection: sa.Connection, tools: WorkTools) -> None:
@@ -62,4 +62,4 @@ def reached_for_s(connection: sa.Connection, tools: WorkTools) -> float:
 
 async def leave(tools: WorkTools) -> None:
     """Say that this process is gone, so that the dispatcher stops counting its slots at once."""
-    await tools.ledger.write(leases.forget, f"{leases.PROCESS}{tools.process}", tools.process)
+    await tools.ledger.write_lease(leases.forget, f"{leases.PROCESS}{tools.process}", tools.process)

@@ -141,10 +141,11 @@ class Ledger:
         sqlite = _parsed(url).get_backend_name() == "sqlite"
         # SQLite has one writer in all the world; a second thread lets a page be read beside it.
         self._threads = 2 if sqlite else threads
-        self.engine = open_engine(url, threads=self._threads, timeout_s=timeout_s)
+        self.engine = open_engine(url, threads=self._threads + 1, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._lines = _Lines(self.engine)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="ledger")
+        self._kept_free = ThreadPoolExecutor(1, thread_name_prefix="ledger-leases")
 
     async def write(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(connection, …)` in one transaction and return what it returns, after the commit.
@@ -152,19 +153,28 @@ class Ledger:
         Raises `LedgerUnavailable` when the database cannot be reached, is locked too long or is full.
         Cancelling the caller does not undo a transaction under way: it commits or fails as a whole.
         """
-        return await self._in_turn(lambda: self.write_now(work, *args, **kwargs))
+        return await self._in_turn(self._pool, lambda: self.write_now(work, *args, **kwargs))
+
+    async def write_lease(
+        self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `write`, on a thread and a connection kept free for leases.
+
+        A lease that waited its turn behind results could run out although the ledger and its holder are well.
+        """
+        return await self._in_turn(self._kept_free, lambda: self.write_now(work, *args, **kwargs))
 
     async def read(self, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `write`, in a transaction that only reads and so waits for no writer."""
-        return await self._in_turn(lambda: self.read_now(work, *args, **kwargs))
+        return await self._in_turn(self._pool, lambda: self.read_now(work, *args, **kwargs))
 
-    async def _in_turn(self, transaction: Callable[[], T]) -> T:
+    async def _in_turn(self, pool: ThreadPoolExecutor, transaction: Callable[[], T]) -> T:
         """Run `transaction` on a thread; one that has not begun within `timeout_s` never will, and counts as refused.
 
         So behind a ledger that hangs a caller waits for its own time-out, not for those of everybody before it. The
         server itself ends a statement after `timeout_s`: one that says nothing for twice that is not slow but gone.
         """
-        future = self._pool.submit(transaction)
+        future = pool.submit(transaction)
         waited = asyncio.wrap_future(future)
         try:
             done, _ = await asyncio.wait([waited], timeout=self._timeout_s)
@@ -199,6 +209,7 @@ class Ledger:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
+        self._kept_free.shutdown(wait=True)
         self.engine.dispose()
 
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from hashmill.domain.errors import ConfigFault, LedgerUnavailable
-from hashmill.ledger import entries, migrate, runs
+from hashmill.ledger import entries, leases, migrate, runs
 from hashmill.ledger.engine import Ledger, now_ms
 from hashmill.parts.postgres import Databases, Postgres, start_postgres
 from tests.fault.proxy import BLACK_HOLE, FaultProxy
@@ -392,4 +392,26 @@ async def test_a_postgresql_that_falls_silent_in_mid_transaction_is_given_up_and
         with suppress(LedgerUnavailable):
             await ledger.read(lambda connection: connection.execute(sa.select(now_ms())).scalar_one())
         assert await ledger.read(lambda connection: connection.execute(sa.select(now_ms())).scalar_one())
+        ledger.close()
+
+
+async def test_a_lease_is_renewed_while_every_thread_is_at_work(ledger_url: str) -> None:
+    at_work, done = threading.Barrier(3), threading.Event()
+
+    def slow(connection: sa.Connection) -> None:
+        at_work.wait(30.0)
+        done.wait(30.0)
+
+    with fresh_ledger(ledger_url):
+        pass
+    ledger = Ledger(ledger_url, threads=2)
+    readers = [asyncio.create_task(ledger.read(slow)) for _ in range(2)]
+    try:
+        await asyncio.to_thread(at_work.wait, 30.0)
+        async with asyncio.timeout(10.0):
+            assert await ledger.write_lease(leases.take, "leader", "me", lease_s=3.0) == 1
+        assert not any(reader.done() for reader in readers)
+    finally:
+        done.set()
+        await asyncio.gather(*readers)
         ledger.close()

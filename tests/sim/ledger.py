@@ -70,6 +70,8 @@ class SimLedger:
     async def write(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return await self._transaction(work, args, kwargs)
 
+    write_lease = write
+
     async def read(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return await self._transaction(work, args, kwargs, reads=True)
 
