@@ -164,7 +164,10 @@ def add_files(
     entries.append(
         connection,
         run_id,
-        [("file_failed", {**body, "file_no": numbers[file.file_ref]}) for file, body, _ in failed],
+        [
+            ("file_failed", {**body, "file_no": numbers[file.file_ref], "generation": expansion.run.generation})
+            for file, body, _ in failed
+        ],
         tenant_id=expansion.run.tenant_id,
         shard=expansion.run.shard,
     )

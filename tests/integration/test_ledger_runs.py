@@ -1,5 +1,6 @@
 """Runs: accepted once, expanded under a fence, listed page by page."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -120,7 +121,9 @@ def test_a_file_that_cannot_be_looked_up_is_failed_from_the_start_with_its_entry
     after = get_run(ledger, run.run_id)
     assert (after.files_total, after.files_open, after.files_failed) == (2, 1, 1)
     assert ledger.read_now(files.failed_by_class, run.run_id) == {"api.rejected": 1}
-    assert [entry.kind for entry in ledger.read_now(entries.of_run, run.run_id)][-1] == "file_failed"
+    last = ledger.read_now(entries.of_run, run.run_id)[-1]
+    body = json.loads(last.body)
+    assert (last.kind, body["file_no"], body["generation"]) == ("file_failed", 2, after.generation)
 
 
 @pytest.mark.parametrize(("after_s", "due"), [(3600, False), (-1, True)])
