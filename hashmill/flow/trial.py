@@ -23,6 +23,9 @@ from hashmill.ledger.runs import Run
 log = logging.getLogger(__name__)
 
 READY = b"ready\n"
+SECRETS = ("HASHMILL_LEDGER__URL", "HASHMILL_BROKER__URL", "HASHMILL_SECRETS__SEAL_KEY")
+"""What the process is not told: a file that is out for more than its life finds no key of the house in its memory. The
+S3 keys it needs; and a file of settings it can read like anybody who runs as this user."""
 LINE_MAX_BYTES = 4_194_304
 """More than any question or answer takes; a process that says more is not well."""
 START_S = 60.0
@@ -119,6 +122,7 @@ class Trial:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=LINE_MAX_BYTES,
+                env={name: value for name, value in os.environ.items() if name.upper() not in SECRETS},
                 start_new_session=True,  # Ctrl-C is for the worker
             )
         except OSError as error:  # no memory, or no process more: the file has no part in it

@@ -1,6 +1,7 @@
 """Suspects are read apart: what ends that process is guilty, and bad luck condemns nobody."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -254,3 +255,24 @@ def test_an_error_comes_out_of_the_trial_as_it_went_in(error: HashmillError) -> 
     assert type(back) is type(error)
     assert str(back) == str(error)
     assert getattr(back, "retry_after_s", None) == getattr(error, "retry_after_s", None)
+
+
+async def test_the_trial_is_not_told_the_keys_of_the_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HASHMILL_SECRETS__SEAL_KEY", "HASHMILL_LEDGER__URL", "hashmill_broker__url"):
+        monkeypatch.setenv(name, "a secret")
+    monkeypatch.setenv("HASHMILL_S3__SECRET_ACCESS_KEY", "needed")
+    told = tmp_path / "environment"
+    telling = (
+        "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ))); print('ready'); input()"
+    )
+    trial = Trial([sys.executable, "-uc", telling, str(told)])
+    try:
+        starting = trial.warm_up()
+        assert starting is not None
+        await starting
+        environment = json.loads(told.read_text())
+    finally:
+        await trial.stop()
+
+    assert environment["HASHMILL_S3__SECRET_ACCESS_KEY"] == "needed"
+    assert "a secret" not in environment.values()
