@@ -2,17 +2,25 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
 from hashmill.domain.errors import LedgerUnavailable
+from hashmill.domain.text import one_line
 from hashmill.flow.tools import WorkTools
 from hashmill.ledger import files, leases
+from hashmill.ledger.presence import storage_address
 
 log = logging.getLogger(__name__)
 
 REACHED = "reached"
 """The lease that says since when the ledger can be reached."""
+STORAGES_MAX = 5
+"""So many S3 servers that are away are named by one process, those away for longest."""
+NEWS_S = 60.0
+"""A server that was found away so long ago, and not asked since by this process, may be back: nothing is said of it."""
 
 
 async def keep_leases(tools: WorkTools) -> None:
@@ -35,18 +43,39 @@ async def keep_leases(tools: WorkTools) -> None:
 
 
 async def _renew(tools: WorkTools) -> None:
-    await tools.ledger.write_lease(_say_alive, tools)
+    await tools.ledger.write_lease(_say_alive, tools, _said(tools))
     if tools.claims:
         await tools.ledger.write_lease(files.renew, owners=sorted(tools.claims), lease_s=tools.rules.file_lease_s)
 
 
-def _say_alive(connection: sa.Connection, tools: WorkTools) -> None:
+def _said(tools: WorkTools) -> dict[str, Any]:
+    """Return what this process says of itself, and of the S3 servers as far as it knows them; no credentials."""
+    now_s = tools.clock_s()
+    found = [
+        (storage_address(name), endpoint)
+        for name, endpoint in tools.endpoints.items()
+        if endpoint.away and now_s - endpoint.away_s < NEWS_S
+    ]
+    # One server may be known several times, by the keys it is asked with: the longest outage is told.
+    away = dict(sorted(found, key=lambda known: known[1].since_s, reverse=True))
+    longest = sorted(away.items(), key=lambda known: known[1].since_s)[:STORAGES_MAX]
+    return {
+        **tools.presence,
+        "on_trial": tools.suspect.locked(),
+        "storages_away": [
+            {"address": address, "for_s": round(now_s - endpoint.since_s, 1), "reason": one_line(endpoint.said)}
+            for address, endpoint in longest
+        ],
+    }
+
+
+def _say_alive(connection: sa.Connection, tools: WorkTools, said: Mapping[str, Any]) -> None:
     leases.take(
         connection,
         f"{leases.PROCESS}{tools.process}",
         tools.process,
         lease_s=tools.rules.file_lease_s,
-        detail=tools.presence,
+        detail=said,
     )
     reached_for_s(connection, tools)
 

@@ -12,11 +12,12 @@ import sqlalchemy as sa
 
 from hashmill.domain.counted import Counted
 from hashmill.domain.job import FileState, RunState
-from hashmill.ledger import counters, gates, leases
+from hashmill.ledger import counters, gates
 from hashmill.ledger.engine import now_ms
 from hashmill.ledger.gates import ShutGate
 from hashmill.ledger.leases import Lease
 from hashmill.ledger.outbox import UNDELIVERED
+from hashmill.ledger.presence import presence
 from hashmill.ledger.tables import files, outbox, runs
 
 LOOKED_AT_MAX = 200
@@ -78,6 +79,7 @@ class Overview:
 
 def overview(connection: sa.Connection, *, leader: str) -> Overview:
     """Return how things stand; `leader` is the name of the leader's lease. Lapsed leases are included."""
+    there = presence(connection, leader=leader)
     return Overview(
         totals=totals(connection),
         moving=moving(connection),
@@ -85,8 +87,8 @@ def overview(connection: sa.Connection, *, leader: str) -> Overview:
         oldest_queued_s=_oldest_queued_s(connection),
         oldest_owed_s=_oldest_owed_s(connection),
         oldest_unlisted_s=_oldest_unlisted_s(connection),
-        leader=next((lease for lease in leases.listed(connection, leader) if lease.name == leader), None),
-        processes=leases.listed(connection, leases.PROCESS),
+        leader=there.leader,
+        processes=there.processes,
         gates=gates.listed(connection),
         counted=counters.all(connection),
     )
