@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hashmill.domain.job import FileState, RunState
 from hashmill.domain.verdict import Verdict
+from hashmill.flow.held import HeldBy
 
 
 class Answer(BaseModel):
@@ -74,8 +75,19 @@ class Failure(Answer):
     sample_error_detail: str | None
 
 
+class HoldAnswer(Answer):
+    """One thing that holds a run back, and what to do about it."""
+
+    by: HeldBy
+    what: str
+    reason: str = Field(description="What was seen or said; empty when nothing was.")
+    for_s: float | None = Field(description="Since so many seconds; null when that is not known.")
+    next_try_in_s: float | None = Field(description="0 when it is due; null when it is not a try that opens.")
+    to_do: str
+
+
 class RunDetailAnswer(RunAnswer):
-    """One run, with what failed and why."""
+    """One run, with what holds it back, what failed and why."""
 
     storage_id: str | None
     api_url: str
@@ -83,6 +95,9 @@ class RunDetailAnswer(RunAnswer):
     algorithms: list[str]
     files: dict[str, int] = Field(
         description="Files by state: ready, queued, running, done, failed. `failed` includes dead and cancelled ones."
+    )
+    held_back: list[HoldAnswer] = Field(
+        description="The cause first; empty when nothing does. S3 servers that are away stand in the overview."
     )
     failures: list[Failure]
     failures_complete: bool = Field(description="False when so many files failed that not all were counted by class.")
@@ -216,6 +231,8 @@ class OverviewAnswer(Answer):
     leader: LeaderAnswer | None
     processes: int = Field(description="Living worker processes.")
     slots: int
+    on_trial: int = Field(description="Processes that read a file apart because it lost its worker before.")
+    storages_away: list[str] = Field(description="S3 servers that a living process finds away, by origin or region.")
     runs: Mapping[str, int] = Field(description="Runs by state.")
     files: Mapping[str, int] = Field(description="Files of all runs by state.")
     bytes_total: int

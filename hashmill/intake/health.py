@@ -20,8 +20,9 @@ from hashmill.intake.answers import (
     answer,
 )
 from hashmill.intake.door import DOOR
-from hashmill.intake.standing import Standing, look, slots_of, worries
+from hashmill.intake.standing import Standing, look, worries
 from hashmill.ledger import entries, leases
+from hashmill.ledger.presence import slots_of
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ async def workers(request: web.Request) -> web.Response:
                 )
                 for lease in standing.overview.processes
             ],
-            slots=standing.slots,
+            slots=standing.presence.slots,
         )
     )
 
@@ -97,8 +98,10 @@ async def overview(request: web.Request) -> web.Response:
             ledger="ok",
             broker=BrokerAnswer(state=broker.state, waiting=broker.waiting),
             leader=_leader(standing),
-            processes=len(standing.living),
-            slots=standing.slots,
+            processes=len(standing.presence.living),
+            slots=standing.presence.slots,
+            on_trial=standing.presence.on_trial,
+            storages_away=[away.address for away in standing.presence.storages_away],
             runs={state: seen.totals.runs.get(state, 0) for state in RunState},
             files=standing.files_by_state,
             bytes_total=seen.totals.bytes_total,
@@ -114,7 +117,7 @@ async def overview(request: web.Request) -> web.Response:
 
 
 def _leader(standing: Standing) -> LeaderAnswer | None:
-    lease = standing.leader
+    lease = standing.presence.leading
     if lease is None:
         return None
     return LeaderAnswer(process=lease.holder, lease_remaining_s=lease.remaining_s, fence=lease.fence)

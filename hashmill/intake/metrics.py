@@ -66,7 +66,7 @@ class _Now(Collector):
 
 
 def _of_ledger(standing: Standing) -> Iterator[Metric]:
-    seen = standing.overview
+    seen, there = standing.overview, standing.presence
     runs = [(state, seen.totals.runs.get(state, 0)) for state in RunState]
     yield _labelled("hashmill_runs", "Runs by state.", "state", runs)
     yield _labelled("hashmill_files", "Files by state.", "state", standing.files_by_state.items())
@@ -89,10 +89,18 @@ def _of_ledger(standing: Standing) -> Iterator[Metric]:
     yield _gauge(
         "hashmill_leader_lease_remaining_seconds",
         "How long the leader may still lead without renewing; 0: nobody leads.",
-        standing.leader.remaining_s if standing.leader else 0,
+        there.leading.remaining_s if there.leading else 0,
     )
-    yield _gauge("hashmill_live_processes", "Worker processes that live.", len(standing.living))
-    yield _gauge("hashmill_live_slots", "Their slots together.", standing.slots)
+    yield _gauge("hashmill_live_processes", "Worker processes that live.", len(there.living))
+    yield _gauge("hashmill_live_slots", "Their slots together.", there.slots)
+    yield _gauge(
+        "hashmill_storages_away", "S3 servers that a living process finds away; 0: none.", len(there.storages_away)
+    )
+    yield _gauge(
+        "hashmill_suspects_on_trial",
+        "Living processes that read a file apart because it lost its worker before.",
+        there.on_trial,
+    )
     shut = [(kind, sum(gate.kind is kind for gate in seen.gates)) for kind in GateKind]
     yield _labelled(
         "hashmill_gates_shut", "APIs that are away, keys refused, APIs whose runs get no tickets.", "kind", shut

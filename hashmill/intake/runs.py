@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -10,12 +11,14 @@ from aiohttp import web
 
 from hashmill.domain.job import FileState
 from hashmill.domain.verdict import Verdict
+from hashmill.flow.held import Hold, held_back
 from hashmill.intake.answers import (
     EntryAnswer,
     EntryPage,
     Failure,
     FileAnswer,
     FilePage,
+    HoldAnswer,
     OutboxAnswer,
     Progress,
     RunAnswer,
@@ -69,14 +72,17 @@ async def list_runs(request: web.Request) -> web.Response:
 async def show_run(request: web.Request) -> web.Response:
     run_id = _run_id(request)
 
-    def found(connection: sa.Connection) -> tuple[Run, int, Moving, list[FailureGroup]] | None:
+    tools = request.app[DOOR].tools
+
+    def found(connection: sa.Connection) -> tuple[Run, int, Moving, list[FailureGroup], list[Hold]] | None:
         run = runs.get(connection, run_id)
         if run is None:
             return None
         groups = overview.failures(connection, run_id) if run.files_failed else []
-        return run, entries.clock_ms(connection), overview.moving(connection, run_id), groups
+        holds = held_back(connection, run, sealer=tools.sealer)
+        return run, entries.clock_ms(connection), overview.moving(connection, run_id), groups, holds
 
-    seen = await request.app[DOOR].tools.ledger.read(found)
+    seen = await tools.ledger.read(found)
     if seen is None:
         raise _no_run(run_id)
     return answer(_detail(*seen))
@@ -180,7 +186,9 @@ def _run(run: Run, now_ms: int) -> RunAnswer:
     )
 
 
-def _detail(run: Run, now_ms: int, moving: Moving, groups: Sequence[FailureGroup]) -> RunDetailAnswer:
+def _detail(
+    run: Run, now_ms: int, moving: Moving, groups: Sequence[FailureGroup], holds: Sequence[Hold]
+) -> RunDetailAnswer:
     shown = _run(run, now_ms)
     url = run_url(run.run_id)
     return RunDetailAnswer(
@@ -196,6 +204,7 @@ def _detail(run: Run, now_ms: int, moving: Moving, groups: Sequence[FailureGroup
             "done": shown.progress.files_done,
             "failed": run.files_failed,
         },
+        held_back=[HoldAnswer(**asdict(hold), to_do=hold.to_do) for hold in holds],
         failures=[
             Failure(
                 error_class=group.error_class,

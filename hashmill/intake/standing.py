@@ -1,6 +1,5 @@
 """How the service stands: one look at the ledger, and what a person should worry about."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -11,8 +10,8 @@ from hashmill.flow.tools import DoorTools
 from hashmill.intake.broker import BrokerState
 from hashmill.ledger import overview
 from hashmill.ledger.gates import GateKind, ShutGate
-from hashmill.ledger.leases import Lease
 from hashmill.ledger.overview import Overview
+from hashmill.ledger.presence import Presence
 
 WORRY_AFTER_S = 60.0
 """A ready file, an unclaimed ticket or an owed report that is older stands out on the page."""
@@ -25,18 +24,9 @@ class Standing:
     overview: Overview
 
     @property
-    def leader(self) -> Lease | None:
-        """The leader's lease while it holds."""
-        lease = self.overview.leader
-        return lease if lease is not None and lease.remaining_s > 0 else None
-
-    @property
-    def living(self) -> Sequence[Lease]:
-        return [lease for lease in self.overview.processes if lease.remaining_s > 0]
-
-    @property
-    def slots(self) -> int:
-        return sum(slots_of(lease) for lease in self.living)
+    def presence(self) -> Presence:
+        """Who is there."""
+        return Presence(leader=self.overview.leader, processes=self.overview.processes)
 
     @property
     def files_by_state(self) -> dict[str, int]:
@@ -60,24 +50,23 @@ def _look(connection: sa.Connection) -> Standing:
     return Standing(overview=overview.overview(connection, leader=LEADER))
 
 
-def slots_of(lease: Lease) -> int:
-    """Return how many tickets the process of this lease works at once."""
-    slots = lease.detail.get("slots", 0)
-    return slots if isinstance(slots, int) else 0
-
-
 def worries(standing: Standing, broker: BrokerState) -> list[str]:
     """Return what keeps work from flowing, the cause before the consequence; empty when nothing does."""
-    seen = standing.overview
+    seen, there = standing.overview, standing.presence
     runs = seen.totals.runs
     unended = sum(count for state, count in runs.items() if not state.ended)
     said = []
     if broker.state == "unavailable":
         said.append("The broker does not answer: accepted events wait in the ledger until it is back.")
-    if standing.leader is None and unended:
+    if there.leading is None and unended:
         said.append("No process leads: nothing is dispatched or delivered until a worker or dispatcher starts.")
-    if not standing.slots and (seen.totals.files_open or runs.get(RunState.ACCEPTED)):
+    if not there.slots and (seen.totals.files_open or runs.get(RunState.ACCEPTED)):
         said.append("No worker lives: files wait until one starts.")
+    for away in there.storages_away:
+        said.append(
+            f"The S3 server {away.address} is away for {_spoken(away.for_s)}, as {away.processes} of "
+            f"{len(there.living)} processes find: its files wait and lose no attempt. They saw: {away.reason}"
+        )
     for gate in seen.gates:
         said.append(_SHUT[gate.kind].format(name=gate.name, reason=gate.reason, when=_when(gate)))
     for age_s, what in (

@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,13 +19,13 @@ async def door(ledger_url: str) -> AsyncIterator[OpenDoor]:
         yield opened
 
 
-async def alive(door: OpenDoor, name: str, *, slots: int, lease_s: float = 30.0) -> None:
+async def alive(door: OpenDoor, name: str, *, slots: int, lease_s: float = 30.0, **more: Any) -> None:
     await door.tools.ledger.write(
         leases.take,
         f"{leases.PROCESS}{name}",
         name,
         lease_s=lease_s,
-        detail={"host": "one", "pid": 7, "slots": slots},
+        detail={"host": "one", "pid": 7, "slots": slots, **more},
     )
 
 
@@ -146,6 +147,22 @@ async def test_metrics_tell_the_ledger_and_the_door(door: OpenDoor) -> None:
     assert told["hashmill_intake_events_total event-invalid"] == 1
     assert told["hashmill_http_request_seconds_count GET /v1/runs/{run_id} 200"] == 1
     assert [name for name in told if run_id in name] == []
+
+
+async def test_what_processes_find_away_and_have_on_trial_is_told_and_counted(door: OpenDoor) -> None:
+    await alive(door, "old", slots=4)
+    before = samples((await door.get("/metrics")).raw)
+    away = [{"address": "http://s3", "for_s": 5.0, "reason": "no answer"}]
+    await alive(door, "a", slots=4, on_trial=True, storages_away=away)
+    await alive(door, "b", slots=4, on_trial=False, storages_away=away)
+
+    seen = (await door.get("/v1/overview")).json
+    after = samples((await door.get("/metrics")).raw)
+
+    assert (seen["storages_away"], seen["on_trial"]) == (["http://s3"], 1)
+    assert any("http://s3 is away for 5 seconds, as 2 of 3" in worry for worry in seen["worries"])
+    names = ("hashmill_storages_away", "hashmill_suspects_on_trial")
+    assert [(before[name], after[name]) for name in names] == [(0, 1), (0, 1)]
 
 
 async def test_metrics_are_there_when_the_ledger_is_not() -> None:

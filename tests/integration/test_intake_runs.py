@@ -6,7 +6,9 @@ from urllib.parse import quote
 import pytest
 
 from hashmill.domain.errors import ErrorClass
-from hashmill.ledger import entries
+from hashmill.domain.origin import origin_of
+from hashmill.ledger import entries, gates, leases
+from hashmill.ledger.gates import GateKind
 from tests.helpers.intake import OpenDoor, failed, hashed, new_file, open_door
 
 NOBODY = "01890000-0000-7000-8000-000000000000"
@@ -73,6 +75,22 @@ async def test_a_run_shows_progress_failures_and_what_is_owed(door: OpenDoor) ->
         ("s3.not_found", 1, "folder/file 1"),
         ("s3.offline", 1, HOSTILE),
     ]
+
+
+async def test_a_run_says_what_holds_it_back(door: OpenDoor) -> None:
+    run_id = await half_done(door)
+    api = (await door.get(f"/v1/runs/{run_id}")).json["api_url"]
+    await door.tools.ledger.write(leases.take, "leader", "w", lease_s=30)
+    await door.tools.ledger.write(
+        gates.shut, origin_of(api), kind=GateKind.API, failures=5, for_s=-1.0, reason="HTTP 503"
+    )
+
+    held_back = (await door.get(f"/v1/runs/{run_id}")).json["held_back"]
+
+    assert [hold["by"] for hold in held_back] == ["worker", "api"]
+    assert (held_back[1]["reason"], held_back[1]["next_try_in_s"]) == ("HTTP 503", 0)
+    assert held_back[1]["for_s"] >= 0
+    assert "hashmill worker" in held_back[0]["to_do"]
 
 
 async def test_a_run_that_is_not_there_is_not_found(door: OpenDoor) -> None:

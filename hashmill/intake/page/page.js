@@ -142,6 +142,8 @@ function showHealth(seen) {
     fact("Broker", seen.broker.state === "ok" ? "ok" : el("span", { class: "bad" }, seen.broker.state)),
     fact("Leader", seen.leader ? name(seen.leader.process) : el("span", { class: "busy" }, "nobody")),
     fact("Workers", `${count(seen.processes)} with ${count(seen.slots)} slots`),
+    fact("S3 servers away", seen.storages_away.length ? el("span", { class: "bad" }, count(seen.storages_away.length)) : "none"),
+    fact("On trial", count(seen.on_trial)),
     fact("Speed", moving),
     fact("Files ready", count(seen.files.ready)),
     fact("In tickets", count(seen.files.queued)),
@@ -214,6 +216,13 @@ function runsView(query) {
 
 const why = (what) => (what.error_class ? el("span", {}, el("b", { class: "bad" }, what.error_class), " ", name(what.error_detail)) : "");
 
+function held(hold) {
+  const since = hold.for_s === null ? "" : ` for ${duration(hold.for_s)}`;
+  const next = hold.next_try_in_s === null ? "" : `, next try ${hold.next_try_in_s ? `in ${duration(hold.next_try_in_s)}` : "now"}`;
+  return el("p", {}, el("b", { class: "bad" }, "Held back"), " ", name(hold.what), `${since}${next}`, hold.reason ? [": ", name(hold.reason)] : null,
+    el("span", { class: "quiet" }, ` – ${hold.to_do}`));
+}
+
 function runView(id, query) {
   const [head, failures, files, entries] = ["Run", "Failures", "Files", "Ledger entries"].map((label) => el("section", { "aria-label": label }));
   const fileQuery = new URLSearchParams({ limit: "50" });
@@ -252,6 +261,7 @@ function runView(id, query) {
       fact("Reports owed", count(run.outbox.owed)), fact("Set aside", count(run.outbox.dead)),
       ...Object.entries(run.files).map(([state, number]) => fact(`Files ${state}`, count(number)))),
     progress(run),
+    ...run.held_back.map(held),
     run.error_class ? el("p", {}, why(run)) : null,
     el("ol", { class: "timeline" }, [["Accepted", run.created_at], ["All files listed", run.expanded_at], ["Last file ended", run.settled_at], ["Last report delivered", run.finished_at]]
       .map(([what, at]) => el("li", { class: at ? "past" : "" }, what, at ? time(at) : el("time", {}, "not yet")))),

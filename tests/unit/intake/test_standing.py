@@ -64,8 +64,9 @@ def test_what_is_missing_is_named_cause_first() -> None:
 def test_a_lapsed_lease_is_nobody() -> None:
     lapsed = standing(leader=lease("leader", remaining_s=-1.0), processes=[lease("process:a", remaining_s=-1, slots=4)])
 
-    assert lapsed.leader is None
-    assert (list(lapsed.living), lapsed.slots) == ([], 0)
+    there = lapsed.presence
+    assert there.leading is None
+    assert (list(there.living), there.slots) == ([], 0)
 
 
 def test_what_waits_too_long_is_said_with_its_age() -> None:
@@ -91,7 +92,7 @@ def test_files_by_state_add_up_to_the_total() -> None:
 
 
 def test_slots_that_are_no_number_count_as_none() -> None:
-    assert standing(processes=[lease("process:a", slots="many"), lease("process:b")]).slots == 0
+    assert standing(processes=[lease("process:a", slots="many"), lease("process:b")]).presence.slots == 0
 
 
 def test_what_is_shut_is_said_with_since_when_and_the_next_try() -> None:
@@ -102,3 +103,14 @@ def test_what_is_shut_is_said_with_since_when_and_the_next_try() -> None:
 
     assert said[0].startswith("LABDRIVE at x is away for 10 minutes, next try in 45 seconds: reports wait")
     assert said[1].startswith("LABDRIVE refuses a key (x) for 10 minutes, next try now: what is owed")
+
+
+def test_an_s3_server_that_is_away_is_said_with_how_many_find_it_so() -> None:
+    away = [{"address": "http://s3", "for_s": 600.0, "reason": "no answer"}]
+
+    (said,) = worries(
+        standing(processes=[lease("process:a", slots=4, storages_away=away), lease("process:b", slots=4)]), UP
+    )
+
+    assert said.startswith("The S3 server http://s3 is away for 10 minutes, as 1 of 2 processes find: its files wait")
+    assert said.endswith("no answer")
