@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import Final
 
 import aiohttp
-import sqlalchemy as sa
 
 from hashmill import assemble
 from hashmill.cli.console import duration, size
@@ -25,13 +24,14 @@ from hashmill.domain.errors import (
     ObjectOffline,
 )
 from hashmill.domain.secret import Secret
+from hashmill.flow.held import TO_DO, HeldBy
 from hashmill.flow.lead import LEADER
 from hashmill.labdrive.origins import normal_origins
 from hashmill.labdrive.wire import WireTable
-from hashmill.ledger import entries, gates, leases
+from hashmill.ledger import entries, gates
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.gates import GateKind
-from hashmill.ledger.leases import Lease
+from hashmill.ledger.presence import presence
 from hashmill.ledger.seal import Sealer
 from hashmill.settings import Settings
 from hashmill.storage.budget import ByteBudget
@@ -133,29 +133,24 @@ def _ledger_clock(ledger: Ledger) -> Check:
 
 
 def _presence(ledger: Ledger) -> Iterator[Check]:
-    def living(connection: sa.Connection) -> tuple[list[Lease], list[Lease]]:
-        def held(prefix: str) -> list[Lease]:
-            return [lease for lease in leases.listed(connection, prefix) if lease.remaining_s > 0]
-
-        return held(leases.PROCESS), [lease for lease in held(LEADER) if lease.name == LEADER]
-
-    processes, leader = ledger.read_now(living)
-    slots = sum(int(lease.detail.get("slots", 0)) for lease in processes)
-    if slots:
-        yield _ok("workers", f"{len(processes)} processes with {slots} slots")
+    there = ledger.read_now(lambda connection: presence(connection, leader=LEADER))
+    if there.slots:
+        yield _ok("workers", f"{len(there.living)} processes with {there.slots} slots")
     else:
-        yield _warning("workers", "none lives", "start `hashmill worker`; until then files wait")
-    if leader:
-        yield _ok("leader", f"{leader[0].holder} leads")
+        yield _warning("workers", "none lives", TO_DO[HeldBy.WORKER])
+    if there.leading:
+        yield _ok("leader", f"{there.leading.holder} leads")
     else:
-        yield _warning("leader", "nobody leads", "start `hashmill worker` (worker.lead true) or `hashmill dispatcher`")
-
-
-_SHUT: Final = {
-    GateKind.API: "check that LABDRIVE runs and can be reached; what is owed to it waits",
-    GateKind.KEY: "give the key its rights back, or post the event again with a good one; what is owed with it waits",
-    GateKind.DISPATCH: "see why its reports are not taken; dispatch goes on when fewer are owed",
-}
+        yield _warning("leader", "nobody leads", TO_DO[HeldBy.LEADER])
+    for away in there.storages_away:
+        said = f"away for {duration(away.for_s)}, as {away.processes} of {len(there.living)} processes find"
+        yield _warning(f"storage {away.address}", f"{said} ({away.reason})", TO_DO[HeldBy.STORAGE])
+    if there.on_trial:
+        yield _warning(
+            "suspects",
+            f"{there.on_trial} processes read a file apart that lost its worker before",
+            "look at the workers' logs and memory; a file that ends its process again and again is set aside",
+        )
 
 
 def _gates(ledger: Ledger) -> Iterator[Check]:
@@ -165,7 +160,7 @@ def _gates(ledger: Ledger) -> Iterator[Check]:
         if gate.kind is not GateKind.DISPATCH:  # opens by what is owed, not by a try
             said += f", next try {f'in {duration(gate.remaining_s)}' if gate.remaining_s > 0 else 'now'}"
         name = f"{gate.kind} {gate.name.removeprefix(f'{gate.kind} ')}"
-        yield _warning(name, f"{said} ({gate.reason})", _SHUT[gate.kind])
+        yield _warning(name, f"{said} ({gate.reason})", TO_DO[HeldBy(gate.kind)])
     if not shut:
         yield _ok("gates", "none is shut")
 

@@ -1,7 +1,7 @@
 """`hashmill runs show`: one run on one page, and what to do about it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,10 +12,12 @@ from hashmill.cli.advice import advice_for
 from hashmill.cli.console import coloured, console, duration, facts, local_time, plain, size, table
 from hashmill.cli.documents import file_document, run_document
 from hashmill.domain.job import FileState, RunState
+from hashmill.flow.held import Hold, held_back
 from hashmill.ledger import entries, files, outbox, seal
 from hashmill.ledger.files import FileRow
 from hashmill.ledger.outbox import FinalStatus
 from hashmill.ledger.runs import Run
+from hashmill.ledger.seal import Sealer
 
 FAILED = (FileState.FAILED, FileState.DEAD)
 
@@ -39,6 +41,7 @@ class RunPage:
     reports_set_aside: Mapping[str, int]
     told: FinalStatus | None
     keys_kept: bool
+    held_back: tuple[Hold, ...] = ()
 
     @property
     def to_do(self) -> list[str]:
@@ -61,6 +64,7 @@ class RunPage:
             **run_document(self.run),
             "job_status": self.told.status if self.told else None,
             "job_status_delivered": self.told.delivered if self.told else False,
+            "held_back": [{**asdict(hold), "to_do": hold.to_do} for hold in self.held_back],
             "failures": [
                 {
                     "error_class": failure.error_class,
@@ -76,8 +80,8 @@ class RunPage:
         }
 
 
-def read_page(connection: sa.Connection, run: Run) -> RunPage:
-    """Read everything the page shows."""
+def read_page(connection: sa.Connection, run: Run, *, sealer: Sealer | None, storage: str) -> RunPage:
+    """Read everything the page shows; `sealer` and `storage` as `held_back` takes them."""
 
     def sample(error_class: str) -> FileRow | None:
         found = files.of_run(connection, run.run_id, states=FAILED, error_class=error_class, limit=1)
@@ -93,6 +97,7 @@ def read_page(connection: sa.Connection, run: Run) -> RunPage:
         reports_set_aside=outbox.dead_by_class(connection, run.run_id),
         told=outbox.final_status(connection, run.run_id),
         keys_kept=seal.kept(connection, run.run_id),
+        held_back=tuple(held_back(connection, run, sealer=sealer, storage=storage)),
     )
 
 
@@ -100,6 +105,10 @@ def print_page(page: RunPage) -> None:
     """Print the page for a person."""
     out = console()
     out.print(_facts(page.run, page.now_ms))
+    for hold in page.held_back:
+        out.print()
+        out.print(plain(f"Held back: {_told(hold, page.now_ms)}", max_chars=600))
+        out.print(plain(f"what to do: {hold.to_do}"))
     if page.told is not None:
         taken = "LABDRIVE has it" if page.told.delivered else "LABDRIVE has not taken it yet"
         out.print(f"\nnewest job status: {page.told.status} ({taken})")
@@ -120,6 +129,15 @@ def print_page(page: RunPage) -> None:
         out.print(plain(advice_for(page.run.error_class)))
     for line in page.to_do:
         typer.echo(f"next: {line}")
+
+
+def _told(hold: Hold, now_ms: int) -> str:
+    said = hold.what
+    if hold.for_s is not None:
+        said += f" since {local_time(int(now_ms - 1000 * hold.for_s))} ({duration(hold.for_s)})"
+    if hold.next_try_in_s is not None:
+        said += f", next try {f'in {duration(hold.next_try_in_s)}' if hold.next_try_in_s else 'now'}"
+    return f"{said}: {hold.reason}" if hold.reason else said
 
 
 def _example(sample: FileRow | None) -> str:

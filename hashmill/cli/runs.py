@@ -18,14 +18,16 @@ from hashmill.cli.console import (
 )
 from hashmill.cli.exits import ExitCode
 from hashmill.cli.opened import find_run, opened_ledger
-from hashmill.domain.errors import ErrorClass
+from hashmill.domain.errors import ConfigFault, ErrorClass
 from hashmill.domain.job import FileState, RunState
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from hashmill.cli.progress import Standing
+    from hashmill.cli.run_page import RunPage
     from hashmill.ledger.runs import Run
+    from hashmill.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Look at runs: list them, show one, watch it, its files, its entries.")
 
@@ -93,16 +95,32 @@ def list_(
 
 @app.command(epilog="Example: hashmill runs show 0198c2a1")
 def show(run_id: RunId, as_json: AsJson = False) -> None:
-    """Show all that is known of one run, what failed in it and why, and what to do."""
-    from hashmill.cli.run_page import print_page, read_page
+    """Show all that is known of one run, what holds it back, what failed in it and why, and what to do."""
+    from hashmill.cli.run_page import print_page
     from hashmill.settings import read_settings
 
-    with opened_ledger(read_settings()) as ledger:
-        page = ledger.read_now(lambda connection: read_page(connection, find_run(connection, run_id)))
+    settings = read_settings()
+    with opened_ledger(settings) as ledger:
+        page = ledger.read_now(lambda connection: _page(connection, find_run(connection, run_id), settings))
     if as_json:
         print_json(page.document())
     else:
         print_page(page)
+
+
+def _page(connection: "sa.Connection", run: "Run", settings: "Settings") -> "RunPage":
+    from hashmill import assemble
+    from hashmill.cli.run_page import read_page
+    from hashmill.domain.secret import Secret
+    from hashmill.ledger.presence import storage_address
+    from hashmill.ledger.seal import Sealer
+
+    try:
+        sealer = Sealer(Secret(settings.secrets.seal_key.get_secret_value()))
+    except ConfigFault:
+        sealer = None  # whoever only looks need not have it
+    place = assemble.storage_config(settings.s3, tenant_id=run.tenant_id, storage_id=run.storage_id)
+    return read_page(connection, run, sealer=sealer, storage=storage_address(place.endpoint_url or place.region))
 
 
 @app.command(epilog="Example: hashmill runs watch 0198c2a1")

@@ -8,7 +8,9 @@ import sqlalchemy as sa
 
 from hashmill.domain.errors import ErrorClass
 from hashmill.intake.answers import EntryAnswer, FileAnswer, RunAnswer
+from hashmill.ledger import gates, leases
 from hashmill.ledger.engine import Ledger
+from hashmill.ledger.gates import GateKind
 from tests.helpers.cli import Said, run_cli
 from tests.helpers.ledger import fresh_ledger
 from tests.helpers.stocked_ledger import (
@@ -32,8 +34,8 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
 
 @pytest.fixture
 def cli(ledger_url: str) -> Cli:
-    def run(*args: str) -> Said:
-        env = {"HASHMILL_LEDGER__URL": ledger_url, "HASHMILL_SECRETS__SEAL_KEY": SEAL_KEY}
+    def run(*args: str, **change: str) -> Said:
+        env = {"HASHMILL_LEDGER__URL": ledger_url, "HASHMILL_SECRETS__SEAL_KEY": SEAL_KEY, **change}
         return run_cli(*args, env=env)
 
     return run
@@ -94,6 +96,33 @@ def test_a_failed_run_shows_what_failed_why_and_what_to_do(ledger: Ledger, cli: 
     assert page["failures"][0]["error_class"] == "s3.not_found"
     assert page["failures"][0]["files"] == 1
     assert (page["job_status"], page["job_status_delivered"]) == ("FAILED", True)
+
+
+def test_a_run_that_does_not_move_shows_what_holds_it_back_and_what_to_do(ledger: Ledger, cli: Cli) -> None:
+    run = open_run(ledger, ["a", "b"])
+    detail = {"slots": 4, "storages_away": [{"address": "eu-west-9", "for_s": 240.0, "reason": "no answer"}]}
+    ledger.write_now(leases.take, f"{leases.PROCESS}w", "w", lease_s=60, detail=detail)
+    ledger.write_now(gates.shut, run.api_url, kind=GateKind.API, failures=9, for_s=600.0, reason="HTTP 503")
+    ledger.write_now(gates.shut, "http://elsewhere", kind=GateKind.API, failures=9, for_s=600.0, reason="HTTP 503")
+
+    page = cli("runs", "show", run.run_id, "--json", HASHMILL_S3__REGION="eu-west-9").json
+    said = " ".join(cli("runs", "show", run.run_id, HASHMILL_S3__REGION="eu-west-9").out.split())
+
+    assert [hold["by"] for hold in page["held_back"]] == ["leader", "storage", "api"]
+    assert "Held back: no process leads" in said
+    assert "Held back: the S3 server eu-west-9 is away since " in said
+    assert "(4 min 0 s): no answer what to do: check that it runs" in said
+    assert "LABDRIVE at http://127.0.0.1:1 is away since " in said
+    assert ": HTTP 503 what to do: check that LABDRIVE runs" in said
+    assert ", next try in " in said
+    assert "elsewhere" not in said
+    assert 500 < page["held_back"][2]["next_try_in_s"] <= 600
+
+
+def test_whoever_only_looks_needs_no_sealing_key(ledger: Ledger, cli: Cli) -> None:
+    run_id = open_run(ledger, ["a"]).run_id
+
+    assert cli("runs", "show", run_id, HASHMILL_SECRETS__SEAL_KEY="").code == 0
 
 
 def test_no_page_shows_the_events_key(ledger: Ledger, cli: Cli) -> None:
