@@ -320,29 +320,6 @@ def dead_by_class(connection: sa.Connection, run_id: str) -> dict[str, int]:
     return {error_class or "internal": count for error_class, count in rows}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Debt:
-    """What the whole ledger owes; `oldest_s` is 0 when nothing is owed."""
-
-    owed: int
-    dead: int
-    oldest_s: float
-
-
-def debt(connection: sa.Connection) -> Debt:
-    """Return what is owed over all runs, from the runs' own counters."""
-    row = connection.execute(
-        sa.select(
-            sa.func.coalesce(sa.func.sum(runs.c.outbox_owed), 0).label("owed"),
-            sa.func.coalesce(sa.func.sum(runs.c.outbox_dead), 0).label("dead"),
-        )
-    ).one()
-    oldest = connection.execute(
-        sa.select(now_ms() - sa.func.min(outbox.c.created_at_ms)).where(among(outbox.c.state, *UNDELIVERED))
-    ).scalar_one_or_none()
-    return Debt(owed=int(row.owed), dead=int(row.dead), oldest_s=(oldest or 0) / 1000)
-
-
 def owed_by_api(connection: sa.Connection) -> dict[str, int]:
     """Return how many reports each `api_url` is owed, by the counters of the runs that owe: a short index."""
     rows = connection.execute(

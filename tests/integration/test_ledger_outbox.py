@@ -236,19 +236,6 @@ def test_a_revived_run_no_longer_counts_the_status_nobody_took(ledger: Ledger) -
     assert [report.body["text"] for report in take(ledger, run)] == ["a"]
 
 
-def test_the_whole_debt_is_told_with_the_age_of_the_oldest(ledger: Ledger) -> None:
-    nothing = ledger.read_now(outbox.debt)
-    run = owing(ledger, [message("a"), message("b")])
-    take(ledger, run)
-    mark(ledger, run, refused=[refused(2)])
-
-    debt = ledger.read_now(outbox.debt)
-
-    assert (nothing.owed, nothing.dead, nothing.oldest_s) == (0, 0, 0)
-    assert (debt.owed, debt.dead) == (1, 1)
-    assert 0 <= debt.oldest_s < 60
-
-
 def test_the_final_status_is_the_newest_one(ledger: Ledger) -> None:
     run = owing(ledger, [RUNNING, message("a"), COMPLETED])
 

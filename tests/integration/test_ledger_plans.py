@@ -27,7 +27,6 @@ DUTIES: dict[str, Callable[[sa.Connection, str], Any]] = {
         connection, run_id, error_class=ErrorClass.API_AUTH, detail=""
     ),
     "owed_by_api": lambda connection, _: outbox.owed_by_api(connection),
-    "debt": lambda connection, _: outbox.debt(connection),
     "settled": lambda connection, _: runs.settled(connection),
     "closed": lambda connection, _: runs.closed(connection),
     "due_expansions": lambda connection, _: expansions.due(connection),
