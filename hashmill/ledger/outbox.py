@@ -112,15 +112,24 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
             break
     if not taken:
         return []
-    found = sum(row.state == OutboxState.SENDING for row in taken)
-    connection.execute(
-        sa.update(outbox)
-        .where(outbox.c.run_id == run_id, outbox.c.seq.in_([row.seq for row in taken]))
-        .values(
-            state=OutboxState.SENDING,
-            uncertain=sa.case((outbox.c.state == OutboxState.SENDING, sa.true()), else_=outbox.c.uncertain),
-        )
+    # Rows were read without a lock: what somebody delivered meanwhile must not become undelivered again.
+    ours = set(
+        connection.execute(
+            sa.update(outbox)
+            .where(
+                outbox.c.run_id == run_id,
+                outbox.c.seq.in_([row.seq for row in taken]),
+                among(outbox.c.state, *UNDELIVERED),
+            )
+            .values(
+                state=OutboxState.SENDING,
+                uncertain=sa.case((outbox.c.state == OutboxState.SENDING, sa.true()), else_=outbox.c.uncertain),
+            )
+            .returning(outbox.c.seq)
+        ).scalars()
     )
+    taken = [row for row in taken if row.seq in ours]
+    found = sum(row.state == OutboxState.SENDING for row in taken)
     counters.add(connection, Counted.REPORTS_UNCERTAIN, found)
     return [
         OwedReport(

@@ -21,6 +21,7 @@ from hashmill.ledger.engine import Ledger
 from hashmill.ledger.outbox import OwedReport, Postponed, Refused
 from hashmill.ledger.runs import Run
 from tests.helpers.ledger import accept_run, fresh_ledger, get_run, message
+from tests.helpers.wait import wait_until
 
 
 @pytest.fixture
@@ -234,6 +235,28 @@ def test_a_revived_run_no_longer_counts_the_status_nobody_took(ledger: Ledger) -
     assert ledger.read_now(outbox.dead_by_class, run.run_id) == {}
     assert counters(ledger, run) == recount(ledger, run) == (1, 0)
     assert [report.body["text"] for report in take(ledger, run)] == ["a"]
+
+
+def _somebody_waits(ledger: Ledger) -> bool:
+    if ledger.engine.dialect.name == "sqlite":
+        return True  # whoever comes second waits before its first look
+    return ledger.read_now(lambda c: c.execute(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar()) > 0
+
+
+def test_what_another_sender_delivers_meanwhile_is_not_taken_again(ledger: Ledger) -> None:
+    """A leader that lost its lease may still be writing down what it sent while the next one takes the same rows."""
+    run = owing(ledger, [message("a"), message("b"), message("c")])
+    take(ledger, run)
+    with ThreadPoolExecutor(1) as pool, ledger.engine.connect() as old:
+        outbox.mark(old, run.run_id, sent=[1, 3])
+        late = pool.submit(take, ledger, run)
+        wait_until(lambda: _somebody_waits(ledger))
+        old.commit()
+        taken = late.result()
+
+    assert seqs(taken) == [2]
+    mark(ledger, run, sent=[2])
+    assert counters(ledger, run) == recount(ledger, run) == (0, 0)
 
 
 def test_the_final_status_is_the_newest_one(ledger: Ledger) -> None:
