@@ -407,6 +407,17 @@ def read_settings(**overrides: Any) -> Settings:
         raise ConfigFault(f"settings file is not TOML: {error}") from error
 
 
+def reading_environment() -> dict[str, str]:
+    """Return the environment for a process that only reads objects: without the keys that this takes none of.
+
+    A file that is out for more than the life of who reads it finds no key of the house in that memory.
+    """
+    return {name: text for name, text in os.environ.items() if name.upper() not in _NOT_FOR_READING}
+
+
+_NOT_FOR_READING = frozenset({"HASHMILL_LEDGER__URL", "HASHMILL_BROKER__URL", "HASHMILL_SECRETS__SEAL_KEY"})
+
+
 def _tables_not_json() -> list[str]:
     """Return the variables that stand for a whole section or table and hold no JSON."""
     return [name for name, text in os.environ.items() if _names_a_table(name) and not _is_json(text)]

@@ -19,7 +19,7 @@ from hashmill.flow.lead import lead
 from hashmill.flow.present import keep_leases, leave
 from hashmill.flow.tools import WorkTools
 from hashmill.flow.trial import Trial
-from hashmill.settings import Settings
+from hashmill.settings import Settings, reading_environment
 from worker.loop import LoopThread
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,8 @@ class WorkerHouse:
 
     async def _open(self, slots: int, queues: list[str]) -> WorkTools:
         self._stop_leading = asyncio.Event()
-        return await self._stack.enter_async_context(
-            open_work(self._settings, slots=slots, queues=queues, trial=Trial(TRIAL))
-        )
+        trial = Trial(TRIAL, environ=reading_environment())
+        return await self._stack.enter_async_context(open_work(self._settings, slots=slots, queues=queues, trial=trial))
 
     @property
     def tools(self) -> WorkTools:

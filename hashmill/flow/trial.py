@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,9 +23,6 @@ from hashmill.ledger.runs import Run
 log = logging.getLogger(__name__)
 
 READY = b"ready\n"
-SECRETS = ("HASHMILL_LEDGER__URL", "HASHMILL_BROKER__URL", "HASHMILL_SECRETS__SEAL_KEY")
-"""What the process is not told: a file that is out for more than its life finds no key of the house in its memory. The
-S3 keys it needs; and a file of settings it can read like anybody who runs as this user."""
 LINE_MAX_BYTES = 4_194_304
 """More than any question or answer takes; a process that says more is not well."""
 START_S = 60.0
@@ -98,8 +95,9 @@ class TrialGone(Exception):
 class Trial:
     """The one process of a worker in which suspects are read: started when first needed, then kept."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> None:
         self._argv = [*argv, str(os.getpid())]
+        self._environ = environ
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[None] | None = None
 
@@ -122,7 +120,7 @@ class Trial:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=LINE_MAX_BYTES,
-                env={name: value for name, value in os.environ.items() if name.upper() not in SECRETS},
+                env=self._environ,
                 start_new_session=True,  # Ctrl-C is for the worker
             )
         except OSError as error:  # no memory, or no process more: the file has no part in it

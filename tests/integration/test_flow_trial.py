@@ -25,6 +25,7 @@ from hashmill.ledger import files
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.files import FileRow
 from hashmill.ledger.runs import Run
+from hashmill.settings import reading_environment
 from tests.helpers.fakes import RULES, Stage, dispatched, listed, run_now, staged
 from tests.helpers.ledger import claim, fresh_ledger, lapse
 from tests.helpers.wait import wait_until_async
@@ -265,7 +266,7 @@ async def test_the_trial_is_not_told_the_keys_of_the_house(tmp_path: Path, monke
     telling = (
         "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ))); print('ready'); input()"
     )
-    trial = Trial([sys.executable, "-uc", telling, str(told)])
+    trial = Trial([sys.executable, "-uc", telling, str(told)], environ=reading_environment())
     try:
         starting = trial.warm_up()
         assert starting is not None
