@@ -98,7 +98,10 @@ async def test_a_leader_that_cannot_renew_stops_its_duties_before_another_can_be
     async with leading(frozen):
         await wait_until_async(lambda: holder(ledger) == "p0", timeout_s=4)
         # From here on this process cannot reach the ledger: everything it asks waits.
-        monkeypatch.setattr(frozen.tools.ledger.__class__, "write", _held(released, frozen.tools.ledger.write))
+        for lane in ("write", "write_lease"):
+            monkeypatch.setattr(
+                frozen.tools.ledger.__class__, lane, _held(released, getattr(frozen.tools.ledger, lane))
+            )
         await wait_until_async(lambda: holder(ledger) is None, timeout_s=3)
         before = len(asyncio.all_tasks())
         duties = [task for task in asyncio.all_tasks() if "_duty" in repr(task.get_coro())]
