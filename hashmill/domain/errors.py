@@ -24,7 +24,7 @@ HashmillError
     OriginRefused         config
   HouseFault              ours to repair; wake a person
     ConfigFault           config
-      ClockWrong          config
+      SigningRefused      config
     LeaseLost             lease_lost
 """
 
@@ -159,7 +159,7 @@ class ObjectMissing(FileFault):
 
 
 class ObjectForbidden(FileFault):
-    """The S3 credentials may not read this object, or are wrong."""
+    """The S3 credentials may not read this object."""
 
     error_class = ErrorClass.S3_FORBIDDEN
 
@@ -222,8 +222,8 @@ class ConfigFault(HouseFault):
     error_class = ErrorClass.CONFIG
 
 
-class ClockWrong(ConfigFault):
-    """The S3 server refuses what this machine signs, as its clock is off; the files have no part in it."""
+class SigningRefused(ConfigFault):
+    """The S3 server refuses whatever is signed here: the clock is off, or the keys are wrong. Not the files' fault."""
 
 
 class LeaseLost(HouseFault):

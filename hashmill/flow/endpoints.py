@@ -9,7 +9,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from hashmill.domain.errors import ClockWrong, ErrorClass, HashmillError, StorageThrottled
+from hashmill.domain.errors import ErrorClass, HashmillError, SigningRefused, StorageThrottled
 from hashmill.flow.tools import ObjectPlace, WorkTools
 
 PROBE_EVERY_S = 1.0
@@ -82,13 +82,13 @@ async def is_outage(tools: WorkTools, place: ObjectPlace, error: HashmillError, 
     """Return whether `error`, met by a try that began at `began_s`, is the server's fault rather than the object's.
 
     A server that is busy is at fault unless it served somebody meanwhile. One that did not answer is asked a small
-    question: it is at fault if it was away at any time since the try began. One that refuses this machine for its clock
+    question: it is at fault if it was away at any time since the try began. One that refuses what this machine signs
     is away for this machine. After `outage_give_up_after_s` it is
     nobody's fault any more, and attempts count.
     """
     endpoint = endpoint_of(tools, place)
     now_s = tools.clock_s()
-    clock_wrong = isinstance(error, ClockWrong)
+    clock_wrong = isinstance(error, SigningRefused)
     endpoint.error_class, endpoint.said = (
         (error.error_class, str(error)) if clock_wrong else (ErrorClass.S3_TIMEOUT, AWAY)
     )

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from hashmill.domain.digest import HashedObject
 from hashmill.domain.errors import (
-    ClockWrong,
     ErrorClass,
     FileFault,
     HashmillError,
     ObjectChanged,
     ObjectTruncated,
     RunFault,
+    SigningRefused,
     StorageThrottled,
     StorageTimeout,
     Transient,
@@ -49,7 +49,7 @@ async def hash_one(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome
             outcome = await _tried(tools, tools.trial, run, file)
         else:
             outcome = await read_one(tools, run, file)
-    except (StorageThrottled, StorageTimeout, ClockWrong) as error:
+    except (StorageThrottled, StorageTimeout, SigningRefused) as error:
         if await is_outage(tools, place, error, began_s=began_s):
             return not_now(tools, run, file, error, retry_in_s=pause_s(endpoint_of(tools, place)))
         return after_error(tools, run, file, error)

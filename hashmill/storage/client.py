@@ -6,26 +6,28 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from hashmill.domain.errors import (
-    ClockWrong,
     ConfigFault,
     ObjectMissing,
     ObjectOffline,
+    SigningRefused,
     StorageThrottled,
     StorageTimeout,
 )
 from hashmill.storage.budget import ByteBudget
 from hashmill.storage.config import ObjectHead, ObjectPlace, StorageConfig, StoragePace
-from hashmill.storage.faults import LIBRARY_ERRORS, translate
+from hashmill.storage.faults import LIBRARY_ERRORS, is_wordless, translate
 from hashmill.storage.retry import Retry
 from hashmill.storage.stream import ByteStream, ObjectReader, open_stream
 from hashmill.storage.wire import READ_AHEAD_BYTES, TLS_BYTES, WireSession
+
+T = TypeVar("T")
 
 LEAST_BLOCK_BYTES: Final = 65_536
 """To this a stream's blocks shrink when the budget is short."""
@@ -78,11 +80,13 @@ class Storage:
         """Return what the server says of the object now.
 
         Raises `ObjectMissing`, `ObjectForbidden`, `ObjectOffline` (also when HEAD only says that a GET would fail),
-        `StorageThrottled`, `StorageTimeout`, `ConfigFault`.
+        `StorageThrottled`, `StorageTimeout`, `ConfigFault`, `SigningRefused`.
         """
         place = _place(bucket, key)
         client = await self._client(config)
-        answer = await self._retry.in_place(place, lambda: client.head_object(Bucket=bucket, Key=key))
+        answer = await self._retry.in_place(
+            place, lambda: _in_words(client, bucket, lambda: client.head_object(Bucket=bucket, Key=key))
+        )
         _refuse_offline(answer, place)
         if not answer.get("ETag") or "ContentLength" not in answer:
             raise ConfigFault(f"{place}: HEAD was answered without ETag or length; is s3.endpoint_url an S3 server?")
@@ -98,15 +102,15 @@ class Storage:
     async def answers(self, config: StorageConfig, bucket: str) -> bool:
         """Return whether the server answers a HEAD of the bucket now.
 
-        A refusal is an answer; 5xx and 429 are not, nor is a refusal of this machine's clock.
+        A refusal is an answer, also 501 and 505; other 5xx and 429 are not, nor is a refusal of our keys or clock.
         """
         try:
             client = await self._client(config)
             async with asyncio.timeout(PROBE_S):
-                await client.head_bucket(Bucket=bucket)
+                await _in_words(client, bucket, lambda: client.head_bucket(Bucket=bucket))
         except LIBRARY_ERRORS as error:  # a TimeoutError is an OSError
             fault = translate(error, ObjectPlace(bucket=bucket, key=""))
-            return not isinstance(fault, StorageThrottled | StorageTimeout | ClockWrong)
+            return not isinstance(fault, StorageThrottled | StorageTimeout | SigningRefused)
         return True
 
     @asynccontextmanager
@@ -219,6 +223,24 @@ def _place(bucket: str, key: str) -> ObjectPlace:
     if not 0 < size_bytes <= KEY_MAX_BYTES:
         raise ObjectMissing(f"{place}: S3 keys have 1 to {KEY_MAX_BYTES} bytes, and this one has {size_bytes}")
     return place
+
+
+async def _in_words(client: Any, bucket: str, ask: Callable[[], Awaitable[T]]) -> T:
+    """Return what `ask`, a HEAD, returns. It answers without a body: who says no is asked what is wrong with our keys.
+
+    The bucket is asked, not the object: a path that some proxy rewrites has a wrong signature, and the keys are right.
+    """
+    try:
+        return await ask()
+    except ClientError as refusal:
+        place = ObjectPlace(bucket=bucket, key="")
+        if is_wordless(refusal) and not isinstance(translate(refusal, place), SigningRefused):
+            try:
+                await client.get_bucket_versioning(Bucket=bucket)
+            except LIBRARY_ERRORS as reason:
+                if isinstance(translate(reason, place), SigningRefused | StorageThrottled | StorageTimeout):
+                    raise reason from refusal
+        raise
 
 
 def _refuse_offline(answer: dict[str, Any], place: ObjectPlace) -> None:

@@ -16,13 +16,13 @@ from botocore.exceptions import (
 )
 
 from hashmill.domain.errors import (
-    ClockWrong,
     ConfigFault,
     HashmillError,
     ObjectChanged,
     ObjectForbidden,
     ObjectMissing,
     ObjectOffline,
+    SigningRefused,
     StorageThrottled,
     StorageTimeout,
 )
@@ -52,6 +52,17 @@ _THROTTLED: Final = frozenset(
         "BandwidthLimitExceeded",
     }
 )
+_KEYS_REFUSED: Final = frozenset(
+    {
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "InvalidToken",
+        "TokenRefreshRequired",
+        "InvalidSecurity",
+    }
+)
+_WORDLESS: Final = frozenset({"400", "401", "403"})
 _CLOCK_SKEW_MAX_S: Final = 900.0  # known: S3 refuses a signature whose time is off by more than 15 minutes
 
 
@@ -71,6 +82,11 @@ def translate(error: BaseException, place: ObjectPlace) -> HashmillError:
             return StorageTimeout(f"{place}: no answer from the S3 server: {type(error).__name__}: {said}")
 
 
+def is_wordless(error: ClientError) -> bool:
+    """Return whether `error` is a refusal that may be of the keys, and whose answer had no body to say so."""
+    return error.response.get("Error", {}).get("Code") in _WORDLESS
+
+
 def _answered(answer: dict[str, Any], place: ObjectPlace) -> HashmillError:
     metadata = answer.get("ResponseMetadata", {})
     status = int(metadata.get("HTTPStatusCode", 0))
@@ -84,13 +100,20 @@ def _answered(answer: dict[str, Any], place: ObjectPlace) -> HashmillError:
     if code in _REDIRECTED or 300 <= status < 400:
         return ConfigFault(f"{said}; redirects are not followed. {_right_place(details, headers)}")
     if code == "RequestTimeTooSkewed" or (status == 403 and _clock_is_off(headers)):
-        return ClockWrong(f"{said}: this machine's clock is more than 15 minutes off; set it")
+        return SigningRefused(f"{said}: this machine's clock is more than 15 minutes off; set it")
+    if code in _KEYS_REFUSED:
+        return SigningRefused(
+            f"{said}: it refuses our keys; write the right s3.access_key_id and s3.secret_access_key, or those of this "
+            "tenant or storage, with s3.session_token where they need one, and restart the workers"
+        )
     if code in _MISSING or status == 404:
         return ObjectMissing(said)
     if status in (412, 416):
         return ObjectChanged(f"{said}: the object is no longer the one that HEAD described")
     if code in _THROTTLED or status in (429, 503):
         return StorageThrottled(said, retry_after_s=_retry_after_s(headers))
+    if status in (501, 505):
+        return ConfigFault(f"{said}: the server cannot do what was asked; is s3.endpoint_url an S3 server?")
     if status >= 500 or status == 408 or code == "RequestTimeout":
         return StorageTimeout(said, retry_after_s=_retry_after_s(headers))
     if code == "InvalidBucketName":

@@ -133,7 +133,8 @@ class FaultyS3:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
         self.asked.append(Asked(method=method, target=target, headers=headers))
         script = self.on_head if method == "HEAD" else self.on_get
-        act = script.popleft() if script else Act()
+        usual = Act(body=b"<VersioningConfiguration/>") if target.endswith("?versioning") else Act()
+        act = script.popleft() if script else usual
         if act.silent:
             await asyncio.Event().wait()
         if act.raw is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashmill.domain.errors import ClockWrong, StorageThrottled, StorageTimeout
+from hashmill.domain.errors import SigningRefused, StorageThrottled, StorageTimeout
 from hashmill.flow import endpoints
 from hashmill.flow.hash_files import hash_files
 from hashmill.ledger import files
@@ -88,7 +88,7 @@ async def test_an_object_that_does_not_come_from_a_server_that_answers_uses_up_i
 async def test_a_worker_whose_clock_is_wrong_costs_no_attempt_and_says_so_and_takes_few_files(stage: Stage) -> None:
     run = await listed(stage, 2)
     good = {key: stage.storage.objects[key] for key in ("dir/1.bin", "dir/2.bin")}
-    stage.storage.objects |= dict.fromkeys(good, ClockWrong("this machine's clock is off; set it"))
+    stage.storage.objects |= dict.fromkeys(good, SigningRefused("this machine's clock is off; set it"))
     await one_turn(stage)
     stage.storage.away = True  # as it is for this machine
     for _ in range(RULES.attempts_max):

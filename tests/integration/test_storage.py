@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hashmill.domain.digest import DEFAULT_ALGORITHMS, HashedObject
-from hashmill.domain.errors import ObjectChanged, ObjectForbidden, ObjectMissing, ObjectTruncated
+from hashmill.domain.errors import ObjectChanged, ObjectMissing, ObjectTruncated, SigningRefused
 from hashmill.domain.secret import Secret
 from hashmill.hashing.engine import HashEngine
 from hashmill.parts.s3 import S3Server
@@ -212,7 +212,7 @@ async def test_what_is_not_there_is_missing(storage: Storage, config: StorageCon
             await hashed(storage, config, named_bucket, key, ObjectHead(size_bytes=1, etag='"x"'))
 
 
-async def test_wrong_keys_are_forbidden_and_not_shown(
+async def test_wrong_keys_are_told_from_a_closed_object_and_not_shown(
     storage: Storage, config: StorageConfig, client: Any, bucket: str
 ) -> None:
     client.put_object(Bucket=bucket, Key="closed", Body=b"body")
@@ -220,11 +220,13 @@ async def test_wrong_keys_are_forbidden_and_not_shown(
     unknown_id = replace(config, access_key_id="AKIDNOBODY")
 
     for wrong in (wrong_secret, unknown_id):
-        with pytest.raises(ObjectForbidden) as by_head:
+        assert not await storage.answers(wrong, bucket)
+        with pytest.raises(SigningRefused, match=r"s3\.secret_access_key") as by_head:
             await storage.head(wrong, bucket, "closed")
-        with pytest.raises(ObjectForbidden) as by_get:
+        with pytest.raises(SigningRefused) as by_get:
             await hashed(storage, wrong, bucket, "closed", ObjectHead(size_bytes=4, etag='"x"'))
         assert not any(key in f"{by_head.value} {by_get.value}" for key in ("not-the-secret", "AKIDNOBODY"))
+    assert await storage.answers(config, bucket)
 
 
 async def test_one_storage_reads_with_many_credentials_at_once(
@@ -233,6 +235,6 @@ async def test_one_storage_reads_with_many_credentials_at_once(
     client.put_object(Bucket=bucket, Key="shared", Body=b"body")
     wrong = replace(config, secret_access_key=Secret("not-the-secret-of-this-key"))
 
-    with pytest.raises(ObjectForbidden):
+    with pytest.raises(SigningRefused):
         await storage.head(wrong, bucket, "shared")
     assert (await storage.head(config, bucket, "shared")).size_bytes == 4

@@ -23,6 +23,7 @@ from hashmill.domain.errors import (
     ObjectMissing,
     ObjectOffline,
     ObjectTruncated,
+    SigningRefused,
     StorageThrottled,
     StorageTimeout,
 )
@@ -243,7 +244,7 @@ async def test_a_busy_server_is_asked_again_in_place(storage: Storage, server: F
         (Act(status=404, code="NoSuchKey"), ObjectMissing, 1),
         (Act(status=404, body=b"<html>nothing here</html>"), ObjectMissing, 1),
         (Act(status=403, code="AccessDenied"), ObjectForbidden, 1),
-        (Act(status=403, code="SignatureDoesNotMatch"), ObjectForbidden, 1),
+        (Act(status=403, code="SignatureDoesNotMatch"), SigningRefused, 1),
         (Act(status=403, code="InvalidObjectState"), ObjectOffline, 1),
         (Act(status=403, code="RequestTimeTooSkewed"), ConfigFault, 1),
         (Act(status=403, body=b"{json}"), ObjectForbidden, 1),
@@ -263,9 +264,7 @@ async def test_a_refused_get_is_tried_as_often_as_it_makes_sense(
     ("act", "fault", "attempts"),
     [
         (Act(status=404, code="-"), ObjectMissing, 1),
-        (Act(status=403, code="-"), ObjectForbidden, 1),
         (Act(status=403, code="-", headers={"Date": "Tue, 01 Jan 2019 00:00:00 GMT"}), ConfigFault, 1),
-        (Act(status=400, code="-"), ConfigFault, 1),
         (Act(status=503, code="-"), StorageThrottled, 3),
         (Act(status=500, code="-"), StorageTimeout, 3),
         (Act(headers={"x-amz-storage-class": "GLACIER"}), ObjectOffline, 1),
@@ -286,6 +285,68 @@ async def test_a_refused_head_is_tried_as_often_as_it_makes_sense(
     with pytest.raises(fault, match="s3://bucket/key"):
         await storage.head(server.config, "bucket", "key")
     assert len(server.asked) == attempts
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "fault"),
+    [
+        (403, Act(status=403, code="InvalidAccessKeyId"), SigningRefused),
+        (403, Act(status=403, code="SignatureDoesNotMatch"), SigningRefused),
+        (400, Act(status=400, code="ExpiredToken"), SigningRefused),
+        (403, Act(status=403, code="AccessDenied"), ObjectForbidden),
+        (401, Act(status=501, code="NotImplemented"), ObjectForbidden),
+        (403, None, ObjectForbidden),
+        (400, Act(status=400, code="-"), ConfigFault),
+    ],
+)
+async def test_a_head_refused_without_words_is_the_objects_trouble_unless_the_bucket_refuses_our_keys(
+    storage: Storage, server: FaultyS3, status: int, reason: Act | None, fault: type[HashmillError]
+) -> None:
+    server.on_head.append(Act(status=status, code="-"))
+    server.on_get += [reason] if reason else []
+
+    with pytest.raises(HashmillError, match="s3://bucket/key") as raised:
+        await storage.head(server.config, "bucket", "key")
+
+    assert type(raised.value) is fault
+    assert [(asked.method, asked.target) for asked in server.asked] == [
+        ("HEAD", "/bucket/key"),
+        ("GET", "/bucket?versioning"),
+    ]
+
+
+async def test_a_refusal_whose_reason_is_lost_is_not_held_against_the_object(
+    storage: Storage, server: FaultyS3
+) -> None:
+    server.on_head += [Act(status=403, code="-")] * 3
+    server.on_get += [Act(status=503, code="SlowDown")] * 3
+
+    with pytest.raises(StorageThrottled):
+        await storage.head(server.config, "bucket", "key")
+
+
+@pytest.mark.parametrize(
+    ("act", "reason", "answers"),
+    [
+        (Act(), None, True),
+        (Act(status=404, code="-"), None, True),
+        (Act(status=501, code="-"), None, True),
+        (Act(status=505, code="-"), None, True),
+        (Act(status=403, code="-"), Act(status=403, code="AccessDenied"), True),
+        (Act(status=403, code="-"), Act(status=403, code="InvalidAccessKeyId"), False),
+        (Act(status=400, code="-"), Act(status=400, code="ExpiredToken"), False),
+        (Act(status=500, code="-"), None, False),
+        (Act(status=503, code="-"), None, False),
+        (Act(raw=b""), None, False),
+    ],
+)
+async def test_any_answer_tells_that_a_server_is_there_but_later_and_a_refusal_of_our_keys(
+    storage: Storage, server: FaultyS3, act: Act, reason: Act | None, answers: bool
+) -> None:
+    server.on_head += [act] * 2
+    server.on_get += [reason] * 2 if reason else []
+
+    assert await storage.answers(server.config, "bucket") is answers
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])

@@ -7,13 +7,13 @@ import pytest
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError, ParamValidationError
 
 from hashmill.domain.errors import (
-    ClockWrong,
     ConfigFault,
     HashmillError,
     ObjectChanged,
     ObjectForbidden,
     ObjectMissing,
     ObjectOffline,
+    SigningRefused,
     StorageThrottled,
     StorageTimeout,
 )
@@ -32,11 +32,13 @@ PLACE = ObjectPlace(bucket="bucket", key="a key")
         (404, "NoSuchVersion", ObjectMissing),
         (404, None, ObjectMissing),
         (403, "AccessDenied", ObjectForbidden),
-        (403, "SignatureDoesNotMatch", ObjectForbidden),
-        (403, "InvalidAccessKeyId", ObjectForbidden),
+        (403, "SignatureDoesNotMatch", SigningRefused),
+        (403, "InvalidAccessKeyId", SigningRefused),
         (403, None, ObjectForbidden),
         (401, None, ObjectForbidden),
-        (400, "ExpiredToken", ObjectForbidden),
+        (400, "ExpiredToken", SigningRefused),
+        (400, "InvalidToken", SigningRefused),
+        (400, "TokenRefreshRequired", SigningRefused),
         (418, "Teapot", ObjectForbidden),
         (403, "InvalidObjectState", ObjectOffline),
         (412, "PreconditionFailed", ObjectChanged),
@@ -48,8 +50,10 @@ PLACE = ObjectPlace(bucket="bucket", key="a key")
         (500, "InternalError", StorageTimeout),
         (502, None, StorageTimeout),
         (504, None, StorageTimeout),
+        (501, "NotImplemented", ConfigFault),
+        (505, None, ConfigFault),
         (400, "RequestTimeout", StorageTimeout),
-        (403, "RequestTimeTooSkewed", ClockWrong),
+        (403, "RequestTimeTooSkewed", SigningRefused),
         (400, "InvalidBucketName", ConfigFault),
         (400, None, ConfigFault),
         (301, "PermanentRedirect", ConfigFault),
@@ -84,6 +88,12 @@ def test_each_failure_without_an_answer_becomes_one_fault(error: Exception, faul
     assert type(translate(error, PLACE)) is fault
 
 
+def test_refused_keys_name_the_settings_to_repair() -> None:
+    found = translate(client_error(403, "InvalidAccessKeyId"), PLACE)
+
+    assert "write the right s3.access_key_id and s3.secret_access_key" in str(found)
+
+
 def test_a_redirect_says_which_settings_would_be_right() -> None:
     found = translate(
         client_error(301, "PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-3"}, Endpoint="b.s3.example"),
@@ -102,7 +112,7 @@ def test_a_server_cannot_write_into_our_messages() -> None:
 def test_a_403_from_a_server_whose_clock_differs_is_about_the_clock() -> None:
     theirs = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
 
-    assert type(translate(client_error(403, headers={"date": theirs}), PLACE)) is ClockWrong
+    assert type(translate(client_error(403, headers={"date": theirs}), PLACE)) is SigningRefused
     assert type(translate(client_error(403, headers={"date": "whenever"}), PLACE)) is ObjectForbidden
 
 
