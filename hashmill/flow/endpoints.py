@@ -7,6 +7,8 @@ Nothing here is shared or kept. Another process finds out for itself, and a new 
 import asyncio
 import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hashmill.domain.errors import ErrorClass, HashmillError, SigningRefused, StorageThrottled
@@ -21,8 +23,13 @@ PAUSE_S = (5.0, 15.0)
 """After so long a file given back for an outage is handed out again; half of what a recovery may take."""
 BACK_PAUSE_S = (0.0, 2.0)
 """The same when the server is back already."""
-JUST_NOW_S = 10.0
-"""A read that went through so long ago says nothing of the server's state now."""
+SCOUT_EVERY_S = 30.0
+"""A server that does not answer the question may read all the same: one file finds out, so long after the last one."""
+BUSY_S = 900.0
+"""So long 'busy' costs no attempt, and after so long without it the count begins anew. known: S3 throttles
+by prefix, while it splits that up. assumed: for minutes, and an object that can never be had may say the same."""
+BUSY_PAUSE_S = (15.0, 45.0)
+"""After so long a file is handed out again for which the server was busy; asked more often, it stays so."""
 AWAY = "the S3 server is away"
 STREAK_GAP_S = 120.0
 """Not seen away for so long, the next time is another outage."""
@@ -30,10 +37,11 @@ STREAK_GAP_S = 120.0
 
 @dataclass(slots=True)
 class Endpoint:
-    """One S3 server; times are on `tools.clock_s`.
+    """One S3 server as one set of keys meets it; times are on `tools.clock_s`.
 
     `served_s` is when a read last went through, `answered_s` when it last answered anything, `away_s` when it last was
-    away, `since_s` when that outage was first noticed, `asked_s` when the last finished probe was sent. What a file
+    away, `since_s` when that outage was first noticed, `asked_s` when the last finished probe was sent, `scouted_s`
+    when a scout last came back; `busy_since_s` and `busy_s` are the first and the last 'busy' of a row. What a file
     hears that is given back untried: `error_class` and `said`.
     """
 
@@ -42,13 +50,24 @@ class Endpoint:
     away_s: float = -math.inf
     since_s: float = -math.inf
     asked_s: float = -math.inf
+    scouted_s: float = -math.inf
+    busy_since_s: float = -math.inf
+    busy_s: float = -math.inf
     error_class: ErrorClass = ErrorClass.S3_TIMEOUT
     said: str = AWAY
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    scouting: bool = False
 
     @property
     def away(self) -> bool:
         return self.away_s > self.answered_s
+
+    def given_up(self, tools: WorkTools) -> bool:
+        """Return whether the outage lasts too long to be waited for: only a try can fail a file."""
+        return self.away_s - self.since_s >= tools.rules.outage_give_up_after_s
+
+    def scout_due(self, now_s: float) -> bool:
+        return not self.scouting and now_s - max(self.since_s, self.scouted_s) >= SCOUT_EVERY_S
 
     def was_served(self, now_s: float) -> None:
         """A read went through."""
@@ -59,6 +78,13 @@ class Endpoint:
         if now_s - self.away_s > STREAK_GAP_S or self.served_s > self.away_s:
             self.since_s = now_s
         self.away_s = now_s
+
+    def was_busy(self, now_s: float) -> float:
+        """A file was told 'later'; return since how long that has been so."""
+        if now_s - self.busy_s > BUSY_S:
+            self.busy_since_s = now_s
+        self.busy_s = now_s
+        return now_s - self.busy_since_s
 
     async def ask(self, tools: WorkTools, place: ObjectPlace, *, no_older_s: float) -> None:
         """Probe, unless a probe sent at `no_older_s` or later has told already; those who come together share one."""
@@ -74,35 +100,40 @@ class Endpoint:
 
 
 def endpoint_of(tools: WorkTools, place: ObjectPlace) -> Endpoint:
-    """Return what is known of the server of `place`."""
-    return tools.endpoints.setdefault(place.config.endpoint_url or place.config.region, Endpoint())
+    """Return what is known of the server of `place`. Keys that it refuses hold nobody up who comes with others."""
+    config = place.config
+    address = config.endpoint_url or config.region
+    name = f"{address} {config.access_key_id}" if config.access_key_id else address
+    return tools.endpoints.setdefault(name, Endpoint())
 
 
-async def is_outage(tools: WorkTools, place: ObjectPlace, error: HashmillError, *, began_s: float) -> bool:
-    """Return whether `error`, met by a try that began at `began_s`, is the server's fault rather than the object's.
+async def rest_s(tools: WorkTools, place: ObjectPlace, error: HashmillError, *, began_s: float) -> float | None:
+    """Return how long a file rests whose try, begun at `began_s`, met `error` by no fault of its own; None if it is.
 
-    A server that is busy is at fault unless it served somebody meanwhile. One that did not answer is asked a small
-    question: it is at fault if it was away at any time since the try began. One that refuses what this machine signs
-    is away for this machine. After `outage_give_up_after_s` it is
-    nobody's fault any more, and attempts count.
+    The server is asked a small question, and was at fault if it was away at any time since the try began; one that
+    refuses what is signed here is away for this process. After `outage_give_up_after_s` that is nobody's fault any
+    more, and attempts count.
+
+    A server that answers well and is busy for this file may be so for a prefix, or for one object for ever. The first
+    must fail no file within minutes, and the second must not hold a run for a day: so no attempt counts until files
+    have been told 'busy' for `BUSY_S`, whoever else was served.
     """
     endpoint = endpoint_of(tools, place)
     now_s = tools.clock_s()
-    clock_wrong = isinstance(error, SigningRefused)
     endpoint.error_class, endpoint.said = (
-        (error.error_class, str(error)) if clock_wrong else (ErrorClass.S3_TIMEOUT, AWAY)
+        (error.error_class, str(error)) if isinstance(error, SigningRefused) else (ErrorClass.S3_TIMEOUT, AWAY)
     )
-    if clock_wrong:
-        endpoint.was_away(now_s)
-    elif not isinstance(error, StorageThrottled):
-        await endpoint.ask(tools, place, no_older_s=now_s)
-    elif endpoint.served_s < max(began_s, now_s - JUST_NOW_S):
-        endpoint.was_away(now_s)
-    return endpoint.away_s >= began_s and endpoint.away_s - endpoint.since_s < tools.rules.outage_give_up_after_s
+    await endpoint.ask(tools, place, no_older_s=now_s)
+    if endpoint.away_s >= began_s:
+        return None if endpoint.given_up(tools) else pause_s(endpoint)
+    if isinstance(error, StorageThrottled) and endpoint.was_busy(now_s) < BUSY_S:
+        pause = random.uniform(*BUSY_PAUSE_S)  # noqa: S311 - spreads load, keeps no secret
+        return max(pause, error.retry_after_s or 0.0)
+    return None
 
 
 async def is_back(tools: WorkTools, place: ObjectPlace) -> bool:
-    """Return at once where nothing is known against the server; else wait for it a little: whether it answers."""
+    """Return at once where nothing is known against the server; else wait for it a little: whether files may try it."""
     endpoint = endpoint_of(tools, place)
     ends_s = tools.clock_s() + WAIT_S
     while endpoint.away and not tools.draining.is_set():
@@ -110,10 +141,25 @@ async def is_back(tools: WorkTools, place: ObjectPlace) -> bool:
         if not endpoint.away:
             break
         if tools.clock_s() > ends_s:
-            # Tried all the same once the patience is over: only a try can fail the file.
-            return endpoint.away_s - endpoint.since_s >= tools.rules.outage_give_up_after_s
+            return endpoint.given_up(tools) or endpoint.scout_due(tools.clock_s())
         await asyncio.sleep(PROBE_EVERY_S)
     return not endpoint.away
+
+
+@contextmanager
+def passage(tools: WorkTools, endpoint: Endpoint) -> Iterator[bool]:
+    """Give whether a file may be tried now; to a server that is away goes one alone, a scout, from time to time."""
+    if not endpoint.away or endpoint.given_up(tools):
+        yield True
+    elif not endpoint.scout_due(tools.clock_s()):
+        yield False
+    else:
+        endpoint.scouting = True
+        try:
+            yield True
+        finally:
+            endpoint.scouting = False
+            endpoint.scouted_s = tools.clock_s()
 
 
 def pause_s(endpoint: Endpoint) -> float:

@@ -24,7 +24,7 @@ from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
 from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
-from hashmill.flow.endpoints import endpoint_of, is_outage, pause_s
+from hashmill.flow.endpoints import Endpoint, endpoint_of, passage, pause_s, rest_s
 from hashmill.flow.tools import Mill, ObjectPlace, WorkTools
 from hashmill.flow.trial import REST_S, Question, Trial, TrialEnded, TrialGone
 from hashmill.ledger.runs import Run
@@ -42,16 +42,26 @@ async def hash_one(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome
 
     An outage of the S3 server is no trouble of this file: it comes back, and no attempt is counted.
     """
-    began_s = tools.clock_s()
     try:
         place = place_of(tools, run, file)
+    except HashmillError as error:
+        return after_error(tools, run, file, error)
+    endpoint = endpoint_of(tools, place)
+    with passage(tools, endpoint) as free:
+        return await _judged(tools, run, file, place) if free else held_back(endpoint, file)
+
+
+async def _judged(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPlace) -> FileOutcome:
+    began_s = tools.clock_s()
+    try:
         if file.lost_leases and tools.trial is not None:
             outcome = await _tried(tools, tools.trial, run, file)
         else:
             outcome = await read_one(tools, run, file)
     except (StorageThrottled, StorageTimeout, SigningRefused) as error:
-        if await is_outage(tools, place, error, began_s=began_s):
-            return not_now(tools, run, file, error, retry_in_s=pause_s(endpoint_of(tools, place)))
+        pause = await rest_s(tools, place, error, began_s=began_s)
+        if pause is not None:
+            return not_now(tools, run, file, error, retry_in_s=pause)
         return after_error(tools, run, file, error)
     except HashmillError as error:
         return after_error(tools, run, file, error)
@@ -146,6 +156,15 @@ def later(file: ClaimedFile, *, retry_in_s: float) -> FileOutcome:
     """Return the outcome of a file that nothing was tried with: again after so long, no attempt counted."""
     return FileOutcome(
         file_no=file.file_no, fence=file.fence, state=FileState.READY, counted=False, retry_in_s=retry_in_s
+    )
+
+
+def held_back(endpoint: Endpoint, file: ClaimedFile) -> FileOutcome:
+    """Return the same for a file whose server is known to be away."""
+    return replace(
+        later(file, retry_in_s=pause_s(endpoint)),
+        error_class=endpoint.error_class,
+        error_detail=one_line(endpoint.said, max_chars=DETAIL_MAX_CHARS),
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from hashmill.domain.errors import ApiRejected, ObjectMissing, StorageTimeout
+from hashmill.domain.errors import ApiRejected, HashmillError, ObjectMissing, StorageTimeout
 from hashmill.domain.event import from_public
 from hashmill.domain.job import JobStatus, MessageType
 from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile, RemoteKind, RemoteMessage
@@ -139,21 +139,25 @@ def remote(number: int | str, *, path: str | None = None, size_bytes: int | None
 class FakeStorage:
     """Objects by key: bytes, an error to raise, or a function that gives or raises them. Others are missing.
 
-    `read_gate` holds every read until it is set; `away` says that the server answers nobody.
+    `read_gate` holds every read until it is set; `away` says that the server answers nobody, or what it
+    tells everybody; `mute`, that it does not answer the small question, and reads all the same.
     """
 
     objects: dict[str, Any] = field(default_factory=dict)
     read_gate: asyncio.Event | None = None
     reading: int = 0
-    away: bool = False
+    away: bool | HashmillError = False
+    mute: bool = False
     asked: int = 0
+    tried: int = 0
 
     async def answers(self, config: StorageConfig, bucket: str) -> bool:
         self.asked += 1
         await asyncio.sleep(0)
-        return not self.away
+        return not (self.away or self.mute)
 
     async def head(self, config: StorageConfig, bucket: str, key: str) -> ObjectHead:
+        self.tried += 1
         body = self._body(key)
         return ObjectHead(size_bytes=len(body), etag=f'"{key}"', version_id=None)
 
@@ -175,7 +179,7 @@ class FakeStorage:
     def _body(self, key: str) -> bytes:
         body = self.objects.get(key, ObjectMissing(f"{key}: there is none"))
         if self.away:
-            body = StorageTimeout(f"{key}: no answer")
+            body = StorageTimeout(f"{key}: no answer") if self.away is True else self.away
         if callable(body):
             body = body()
         if isinstance(body, BaseException):
