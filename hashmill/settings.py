@@ -287,7 +287,7 @@ class Files(Section):
     outage_give_up_after_s: float = Field(
         86_400.0,
         gt=0,
-        description="So long an S3 server may be away before its files fail; until then no attempt of theirs is counted.",
+        description="So long an S3 server may be away, or refuse our keys, before its files fail; until then no attempt of theirs is counted.",
     )
     expand_give_up_after_s: float = Field(
         3600.0, gt=0, description="A run whose files could not be listed for so long fails."

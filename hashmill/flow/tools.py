@@ -171,7 +171,7 @@ class WorkTools(DoorTools):
     trial: Trial | None = None
     """Where such files are read; without it, here."""
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    """What this process knows of the S3 servers, by address."""
+    """What this process knows of the S3 servers, by address and access key id."""
     claims: set[str] = field(default_factory=set)
     """The owners of the leases on files that this process is at work on; no others are renewed."""
     presence: Mapping[str, Any] = field(default_factory=dict)
