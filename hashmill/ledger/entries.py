@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +22,9 @@ import sqlalchemy as sa
 import uuid6
 
 from hashmill.domain.job import FileState
+from hashmill.ledger import canonical
 from hashmill.ledger.engine import now_ms
+from hashmill.ledger.rows import among_given, insert
 from hashmill.ledger.tables import entries, files, positions, runs, unnumbered
 
 
@@ -77,14 +80,20 @@ def append(
     *,
     tenant_id: str,
     shard: int,
+    at_ms: int | None = None,
 ) -> None:
-    """Add one entry per (kind, body) in this transaction; they are numbered later, in the order of their ids."""
+    """Add one entry per (kind, body) in this transaction; they are numbered later, in the order of their ids.
+
+    `at_ms` is the database's clock, for who has just asked it.
+    """
     if not bodies:
         return
-    at_ms = clock_ms(connection)
-    rows = []
+    if at_ms is None:
+        at_ms = clock_ms(connection)
+    recorded_at = moment(at_ms)
+    made = []
     for entry_id, (kind, body) in zip(_entry_ids.make(at_ms, len(bodies)), bodies, strict=True):
-        stored = rfc8785.dumps(
+        stored = canonical.dumps(
             {
                 **body,
                 "v": 1,
@@ -92,10 +101,10 @@ def append(
                 "kind": kind,
                 "run_id": run_id,
                 "tenant_id": tenant_id,
-                "recorded_at": moment(at_ms),
+                "recorded_at": recorded_at,
             }
         )
-        rows.append(
+        made.append(
             {
                 "entry_id": entry_id,
                 "tenant_id": tenant_id,
@@ -107,8 +116,8 @@ def append(
                 "recorded_at_ms": at_ms,
             }
         )
-    connection.execute(sa.insert(entries), rows)
-    connection.execute(sa.insert(unnumbered), [{"entry_id": row["entry_id"]} for row in rows])
+    insert(connection, entries, made)
+    insert(connection, unnumbered, [{"entry_id": row["entry_id"]} for row in made])
 
 
 def number(connection: sa.Connection, *, limit: int = 2000) -> int:
@@ -124,12 +133,15 @@ def number(connection: sa.Connection, *, limit: int = 2000) -> int:
         return 0
     last = connection.execute(sa.select(sa.func.max(positions.c.leaf_index))).scalar_one_or_none()
     first = 0 if last is None else last + 1
-    connection.execute(
-        sa.insert(positions),
-        [{"leaf_index": first + offset, "entry_id": entry_id} for offset, entry_id in enumerate(waiting)],
-    )
-    connection.execute(sa.delete(unnumbered).where(unnumbered.c.entry_id.in_(waiting)))
+    numbered = [{"leaf_index": first + offset, "entry_id": entry_id} for offset, entry_id in enumerate(waiting)]
+    insert(connection, positions, numbered)
+    connection.execute(_numbered(connection.dialect.name), {"b_ids": waiting})
     return len(waiting)
+
+
+@cache
+def _numbered(dialect: str) -> sa.Delete:
+    return sa.delete(unnumbered).where(among_given(unnumbered.c.entry_id, "b_ids", dialect=dialect))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,14 +160,14 @@ class StoredEntry:
 
 def of_run(connection: sa.Connection, run_id: str, *, after: str = "", limit: int = 100) -> list[StoredEntry]:
     """Return the entries of a run in the order of their ids, from just behind `after`."""
-    rows = connection.execute(
+    found = connection.execute(
         sa.select(entries, positions.c.leaf_index)
         .outerjoin(positions, positions.c.entry_id == entries.c.entry_id)
         .where(entries.c.run_id == run_id, entries.c.entry_id > after)
         .order_by(entries.c.entry_id)
         .limit(limit)
     )
-    return [_stored(row) for row in rows]
+    return [_stored(row) for row in found]
 
 
 def in_order(connection: sa.Connection, *, page: int = 1000) -> Iterator[StoredEntry]:
@@ -176,12 +188,12 @@ def _paged(
     connection: sa.Connection, statement: sa.Select[Any], key: sa.Column[Any], after: int | str, *, page: int
 ) -> Iterator[StoredEntry]:
     while True:
-        rows = connection.execute(statement.where(key > after).order_by(key).limit(page)).all()
-        for row in rows:
+        found = connection.execute(statement.where(key > after).order_by(key).limit(page)).all()
+        for row in found:
             yield _stored(row)
-        if len(rows) < page:
+        if len(found) < page:
             return
-        after = rows[-1]._mapping[key.name]
+        after = found[-1]._mapping[key.name]
 
 
 def _stored(row: Any) -> StoredEntry:
@@ -321,7 +333,7 @@ class _Walk:
 
     def _compare(self, run_id: str, told: Mapping[int, Mapping[str, Any]]) -> None:
         """Compare what entries tell of files with the table, where no replay has opened the file since."""
-        rows = {
+        found = {
             row.file_no: row
             for row in self.connection.execute(
                 sa.select(
@@ -336,7 +348,7 @@ class _Walk:
             )
         }
         for number, body in told.items():
-            row = rows.get(number)
+            row = found.get(number)
             name = f"file {number} of run {run_id}"
             if row is None:
                 # A replay forgets a file without a path, and lists it anew.

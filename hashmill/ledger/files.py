@@ -4,19 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from hashmill.domain.counted import Counted
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import FileState, RunState, SizeClass
 from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
-from hashmill.ledger import counters, entries, outbox
+from hashmill.ledger import counters, results
 from hashmill.ledger.engine import now_ms
-from hashmill.ledger.runs import settle_if_done
+from hashmill.ledger.rows import among_given
 from hashmill.ledger.tables import among, files, runs
 
-ENDED = (FileState.DONE, FileState.FAILED, FileState.DEAD, FileState.CANCELLED)
 OUTSTANDING = (FileState.QUEUED, FileState.RUNNING)
 
 
@@ -80,39 +81,55 @@ def queue(
     The caller walks each run with a cursor: taking from the head of the table again and again would walk
     over the dead index entries of everything taken before.
     """
-    numbers = list(
-        connection.execute(
-            sa.select(files.c.file_no)
-            .where(
-                files.c.run_id == run_id,
-                files.c.size_class == size_class,
-                files.c.state == FileState.READY,
-                files.c.file_no > after_no,
-                files.c.not_before_ms <= now_ms(),
-            )
-            .order_by(files.c.file_no)
-            .limit(limit)
-        ).scalars()
-    )
+    dialect = connection.dialect.name
+    given = {"b_run_id": run_id, "b_class": size_class, "b_after": after_no, "b_limit": limit}
+    numbers = connection.execute(_next_ready(), given).scalars().all()
     if not numbers:
         return ()
-    rows = connection.execute(
+    rows = connection.execute(_queueing(dialect), {"b_run_id": run_id, "b_numbers": numbers})
+    return tuple(sorted((row.file_no, row.epoch) for row in rows))
+
+
+@cache
+def _next_ready() -> sa.Select[tuple[int]]:
+    return (
+        sa.select(files.c.file_no)
+        .where(
+            files.c.run_id == sa.bindparam("b_run_id"),
+            files.c.size_class == sa.bindparam("b_class"),
+            among(files.c.state, FileState.READY),
+            files.c.file_no > sa.bindparam("b_after"),
+            files.c.not_before_ms <= now_ms(),
+        )
+        .order_by(files.c.file_no)
+        .limit(sa.bindparam("b_limit", type_=sa.Integer))
+    )
+
+
+@cache
+def _queueing(dialect: str) -> ReturningUpdate[tuple[int, int]]:
+    return (
         sa.update(files)
-        .where(files.c.run_id == run_id, files.c.file_no.in_(numbers), files.c.state == FileState.READY)
+        .where(
+            files.c.run_id == sa.bindparam("b_run_id"),
+            among_given(files.c.file_no, "b_numbers", dialect=dialect),
+            files.c.state == FileState.READY,
+        )
         .values(state=FileState.QUEUED, epoch=files.c.epoch + 1, queued_at_ms=now_ms())
         .returning(files.c.file_no, files.c.epoch)
     )
-    return tuple(sorted((row.file_no, row.epoch) for row in rows))
 
 
 def unqueue(connection: sa.Connection, ticket: Ticket) -> None:
     """Take back a ticket that could not be published: its files are ready again."""
     numbers = _lock_queued(connection, ticket)
-    connection.execute(
-        sa.update(files)
-        .where(files.c.run_id == ticket.run_id, files.c.file_no.in_(numbers))
-        .values(state=FileState.READY)
-    )
+    connection.execute(_unqueueing(connection.dialect.name), {"b_run_id": ticket.run_id, "b_numbers": numbers})
+
+
+@cache
+def _unqueueing(dialect: str) -> sa.Update:
+    mine = (files.c.run_id == sa.bindparam("b_run_id"), among_given(files.c.file_no, "b_numbers", dialect=dialect))
+    return sa.update(files).where(*mine).values(state=FileState.READY)
 
 
 def _lock_queued(connection: sa.Connection, ticket: Ticket) -> list[int]:
@@ -121,12 +138,22 @@ def _lock_queued(connection: sa.Connection, ticket: Ticket) -> list[int]:
     A row somebody else has locked is on its way to another state: it is passed over, so that nobody waits here.
     """
     epochs = dict(ticket.files)
-    rows = connection.execute(
+    given = {"b_run_id": ticket.run_id, "b_numbers": list(epochs)}
+    rows = connection.execute(_locking_queued(connection.dialect.name), given)
+    return [row.file_no for row in rows if row.epoch == epochs[row.file_no]]
+
+
+@cache
+def _locking_queued(dialect: str) -> sa.Select[tuple[int, int]]:
+    return (
         sa.select(files.c.file_no, files.c.epoch)
-        .where(files.c.run_id == ticket.run_id, files.c.file_no.in_(epochs), files.c.state == FileState.QUEUED)
+        .where(
+            files.c.run_id == sa.bindparam("b_run_id"),
+            among_given(files.c.file_no, "b_numbers", dialect=dialect),
+            files.c.state == FileState.QUEUED,
+        )
         .with_for_update(skip_locked=True)
     )
-    return [row.file_no for row in rows if row.epoch == epochs[row.file_no]]
 
 
 def unclaimed(connection: sa.Connection, *, older_than_s: float) -> bool:
@@ -168,28 +195,27 @@ def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: flo
 
     `owner` names this very claim, so that its leases end with it even when its process lives on.
     """
-    rows = connection.execute(
+    numbers = _lock_queued(connection, ticket)
+    if not numbers:
+        return []
+    given = {"b_run_id": ticket.run_id, "b_numbers": numbers, "b_owner": owner, "b_lease_ms": int(lease_s * 1000)}
+    rows = connection.execute(_claiming(connection.dialect.name), given)
+    return sorted((ClaimedFile(**row._mapping) for row in rows), key=lambda file: file.file_no)
+
+
+@cache
+def _claiming(dialect: str) -> ReturningUpdate[Any]:
+    return (
         sa.update(files)
-        .where(files.c.run_id == ticket.run_id, files.c.file_no.in_(_lock_queued(connection, ticket)))
+        .where(files.c.run_id == sa.bindparam("b_run_id"), among_given(files.c.file_no, "b_numbers", dialect=dialect))
         .values(
             state=FileState.RUNNING,
             fence=files.c.fence + 1,
-            lease_owner=owner,
-            lease_until_ms=now_ms() + int(lease_s * 1000),
+            lease_owner=sa.bindparam("b_owner"),
+            lease_until_ms=now_ms() + sa.bindparam("b_lease_ms", type_=sa.BigInteger),
         )
-        .returning(
-            files.c.file_no,
-            files.c.file_id,
-            files.c.path,
-            files.c.size_bytes,
-            files.c.fence,
-            files.c.attempts,
-            files.c.generation,
-            files.c.lost_leases,
-        )
+        .returning(*(files.c[name] for name in ClaimedFile.__slots__))
     )
-    claimed = [ClaimedFile(**row._mapping) for row in rows]
-    return sorted(claimed, key=lambda file: file.file_no)
 
 
 def renew(connection: sa.Connection, *, owners: Sequence[str], lease_s: float) -> int:
@@ -239,96 +265,31 @@ def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcom
 
 def _write_ours(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcome]) -> list[FileOutcome]:
     """Write the outcomes whose fence is still the ledger's and return them."""
-    running = {
-        row.file_no: row
-        for row in connection.execute(
-            sa.select(files.c.file_no, files.c.fence, files.c.size_bytes)
-            .where(
-                files.c.run_id == run_id,
-                files.c.file_no.in_([outcome.file_no for outcome in outcomes]),
-                files.c.state == FileState.RUNNING,
-            )
-            .order_by(files.c.file_no)
-            .with_for_update()
-        )
-    }
+    numbers = [outcome.file_no for outcome in outcomes]
+    found = connection.execute(_locking_running(connection.dialect.name), {"b_run_id": run_id, "b_numbers": numbers})
+    running = {row.file_no: row for row in found}
     ours = [
         outcome
         for outcome in outcomes
         if outcome.file_no in running and running[outcome.file_no].fence == outcome.fence
     ]
-    if not ours:
-        return []
-    connection.execute(
-        sa.update(files)
-        .where(files.c.run_id == run_id, files.c.file_no == sa.bindparam("b_no"))
-        .values(
-            state=sa.bindparam("b_state"),
-            attempts=files.c.attempts + sa.bindparam("b_counted"),
-            not_before_ms=now_ms() + sa.bindparam("b_retry_in_ms"),
-            finished_at_ms=sa.case((sa.bindparam("b_ended"), now_ms()), else_=None),
-            lease_owner=None,
-            lease_until_ms=None,
-            error_class=sa.bindparam("b_error_class"),
-            error_detail=sa.bindparam("b_error_detail"),
-            verdict=sa.bindparam("b_verdict"),
-            digests=sa.bindparam("b_digests"),
-            etag=sa.bindparam("b_etag"),
-            version_id=sa.bindparam("b_version_id"),
-            size_bytes=sa.func.coalesce(sa.bindparam("b_size_bytes", type_=sa.BigInteger), files.c.size_bytes),
-        ),
-        [_bound(outcome) for outcome in ours],
-    )
-    ended = [outcome for outcome in ours if outcome.state in ENDED]
-    if ended:
-        known = {file_no: row.size_bytes or 0 for file_no, row in running.items()}
-        _close(connection, run_id, ended, known)
+    if ours:
+        results.write(connection, run_id, ours, {file_no: row.size_bytes or 0 for file_no, row in running.items()})
     return ours
 
 
-def _bound(outcome: FileOutcome) -> dict[str, object]:
-    return {
-        "b_no": outcome.file_no,
-        "b_state": outcome.state,
-        "b_counted": int(outcome.counted),
-        "b_retry_in_ms": int(outcome.retry_in_s * 1000),
-        "b_ended": outcome.state in ENDED,
-        "b_error_class": outcome.error_class,
-        "b_error_detail": outcome.error_detail,
-        "b_verdict": outcome.verdict,
-        "b_digests": json.dumps(outcome.digests) if outcome.digests else None,
-        "b_etag": outcome.etag,
-        "b_version_id": outcome.version_id,
-        "b_size_bytes": outcome.size_bytes,
-    }
-
-
-def _close(connection: sa.Connection, run_id: str, ended: Sequence[FileOutcome], known: Mapping[int, int]) -> None:
-    """Count what ended; `known` are the sizes in bytes that were counted when the files were listed."""
-    read = [outcome for outcome in ended if outcome.size_bytes is not None]
-    read_bytes = sum(outcome.size_bytes or 0 for outcome in read)
-    run = connection.execute(
-        sa.update(runs)
-        .where(runs.c.run_id == run_id)
-        .values(
-            files_open=runs.c.files_open - len(ended),
-            files_failed=runs.c.files_failed + sum(outcome.state != FileState.DONE for outcome in ended),
-            bytes_done=runs.c.bytes_done + read_bytes,
-            # What LABDRIVE said of a size may be old, or nothing.
-            bytes_total=runs.c.bytes_total + read_bytes - sum(known[outcome.file_no] for outcome in read),
+@cache
+def _locking_running(dialect: str) -> sa.Select[tuple[int, int, int]]:
+    return (
+        sa.select(files.c.file_no, files.c.fence, files.c.size_bytes)
+        .where(
+            files.c.run_id == sa.bindparam("b_run_id"),
+            among_given(files.c.file_no, "b_numbers", dialect=dialect),
+            files.c.state == FileState.RUNNING,
         )
-        .returning(runs.c.tenant_id, runs.c.shard)
-    ).one()
-    kinds = {FileState.DONE: "file_hashed"}
-    entries.append(
-        connection,
-        run_id,
-        [(kinds.get(outcome.state, "file_failed"), outcome.entry) for outcome in ended if outcome.entry is not None],
-        tenant_id=run.tenant_id,
-        shard=run.shard,
+        .order_by(files.c.file_no)
+        .with_for_update()
     )
-    outbox.owe(connection, run_id, [report for outcome in ended for report in outcome.reports], shard=run.shard)
-    settle_if_done(connection, run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,11 @@ whose answer was lost: it is counted, and stays uncertain until LABDRIVE is know
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from hashmill.domain.counted import Counted
 from hashmill.domain.errors import ErrorClass
@@ -18,9 +20,11 @@ from hashmill.domain.job import OutboxState, ReportKind
 from hashmill.domain.work import Report
 from hashmill.ledger import counters
 from hashmill.ledger.engine import now_ms
+from hashmill.ledger.rows import among_given, insert
 from hashmill.ledger.tables import among, outbox, runs
 
 UNDELIVERED = (OutboxState.OWED, OutboxState.SENDING)
+_as_text = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,30 +50,35 @@ def owe(connection: sa.Connection, run_id: str, reports: Sequence[Report], *, sh
     """Add `reports` behind what the run owes already."""
     if not reports:
         return
-    last = connection.execute(
+    run = connection.execute(
         sa.update(runs)
         .where(runs.c.run_id == run_id)
         .values(outbox_seq=runs.c.outbox_seq + len(reports), outbox_owed=runs.c.outbox_owed + len(reports))
-        .returning(runs.c.outbox_seq)
-    ).scalar_one()
-    first = last - len(reports) + 1
-    connection.execute(
-        sa.insert(outbox).values(created_at_ms=now_ms()),
-        [
-            {
-                "run_id": run_id,
-                "seq": first + offset,
-                "shard": shard,
-                "file_no": report.file_no,
-                "kind": report.kind,
-                "body": json.dumps(report.body, ensure_ascii=False),
-                "state": OutboxState.OWED,
-                "attempts": 0,
-                "next_at_ms": 0,
-            }
-            for offset, report in enumerate(reports)
-        ],
-    )
+        .returning(runs.c.outbox_seq, now_ms().label("at_ms"))
+    ).one()
+    put(connection, run_id, reports, shard=shard, first_seq=run.outbox_seq - len(reports) + 1, at_ms=run.at_ms)
+
+
+def put(
+    connection: sa.Connection, run_id: str, reports: Sequence[Report], *, shard: int, first_seq: int, at_ms: int
+) -> None:
+    """Write `reports` under the numbers from `first_seq` on, which the caller has counted in the run."""
+    owed = [
+        {
+            "run_id": run_id,
+            "seq": seq,
+            "shard": shard,
+            "file_no": report.file_no,
+            "kind": report.kind,
+            "body": _as_text(report.body),
+            "state": OutboxState.OWED,
+            "attempts": 0,
+            "next_at_ms": 0,
+            "created_at_ms": at_ms,
+        }
+        for seq, report in enumerate(reports, first_seq)
+    ]
+    insert(connection, outbox, owed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,21 +122,8 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
     if not taken:
         return []
     # Rows were read without a lock: what somebody delivered meanwhile must not become undelivered again.
-    ours = set(
-        connection.execute(
-            sa.update(outbox)
-            .where(
-                outbox.c.run_id == run_id,
-                outbox.c.seq.in_([row.seq for row in taken]),
-                among(outbox.c.state, *UNDELIVERED),
-            )
-            .values(
-                state=OutboxState.SENDING,
-                uncertain=sa.case((outbox.c.state == OutboxState.SENDING, sa.true()), else_=outbox.c.uncertain),
-            )
-            .returning(outbox.c.seq)
-        ).scalars()
-    )
+    given = {"b_run_id": run_id, "b_seqs": [row.seq for row in taken]}
+    ours = set(connection.execute(_taking(connection.dialect.name), given).scalars())
     taken = [row for row in taken if row.seq in ours]
     found = sum(row.state == OutboxState.SENDING for row in taken)
     counters.add(connection, Counted.REPORTS_UNCERTAIN, found)
@@ -146,24 +142,56 @@ def take(connection: sa.Connection, run_id: str, *, limit: int = 256) -> list[Ow
     ]
 
 
+def _of_run(dialect: str) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return the condition for the reports of a run whose numbers are given, as long as they are undelivered."""
+    return (
+        outbox.c.run_id == sa.bindparam("b_run_id"),
+        among_given(outbox.c.seq, "b_seqs", dialect=dialect),
+        among(outbox.c.state, *UNDELIVERED),
+    )
+
+
+@cache
+def _taking(dialect: str) -> ReturningUpdate[tuple[int]]:
+    return (
+        sa.update(outbox)
+        .where(*_of_run(dialect))
+        .values(
+            state=OutboxState.SENDING,
+            uncertain=sa.case((outbox.c.state == OutboxState.SENDING, sa.true()), else_=outbox.c.uncertain),
+        )
+        .returning(outbox.c.seq)
+    )
+
+
 def _undelivered(connection: sa.Connection, run_id: str, *, page: int) -> Iterator[sa.Row[Any]]:
     """Yield what a run owes in order, a page in memory at a time, so that late reports never hide those behind them."""
     after = 0
     while True:
-        rows = connection.execute(
-            sa.select(
-                outbox,
-                (now_ms() - outbox.c.created_at_ms).label("age_ms"),
-                (outbox.c.next_at_ms <= now_ms()).label("due"),
-            )
-            .where(outbox.c.run_id == run_id, outbox.c.seq > after, among(outbox.c.state, *UNDELIVERED))
-            .order_by(outbox.c.seq)
-            .limit(page)
-        ).all()
-        yield from rows
-        if len(rows) < page:
+        given = {"b_run_id": run_id, "b_after": after, "b_page": page}
+        found = connection.execute(_next_undelivered(), given).all()
+        yield from found
+        if len(found) < page:
             return
-        after = rows[-1].seq
+        after = found[-1].seq
+
+
+@cache
+def _next_undelivered() -> sa.Select[Any]:
+    return (
+        sa.select(
+            *(outbox.c[name] for name in ("seq", "file_no", "kind", "body", "state", "attempts", "uncertain")),
+            (now_ms() - outbox.c.created_at_ms).label("age_ms"),
+            (outbox.c.next_at_ms <= now_ms()).label("due"),
+        )
+        .where(
+            outbox.c.run_id == sa.bindparam("b_run_id"),
+            outbox.c.seq > sa.bindparam("b_after"),
+            among(outbox.c.state, *UNDELIVERED),
+        )
+        .order_by(outbox.c.seq)
+        .limit(sa.bindparam("b_page", type_=sa.Integer))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,11 +229,7 @@ def mark(
 ) -> None:
     """Write down how the reports that were taken ended, in one transaction."""
     if sent:
-        done = connection.execute(
-            sa.update(outbox)
-            .where(outbox.c.run_id == run_id, outbox.c.seq.in_(sent), among(outbox.c.state, *UNDELIVERED))
-            .values(state=OutboxState.SENT, sent_at_ms=now_ms(), attempts=outbox.c.attempts + 1, error_class=None)
-        ).rowcount
+        done = connection.execute(_sent(connection.dialect.name), {"b_run_id": run_id, "b_seqs": list(sent)}).rowcount
         _lower(connection, run_id, owed=done)
     for row in postponed:
         connection.execute(
@@ -242,6 +266,12 @@ def mark(
         )
 
 
+@cache
+def _sent(dialect: str) -> sa.Update:
+    done = {"state": OutboxState.SENT, "sent_at_ms": now_ms(), "attempts": outbox.c.attempts + 1, "error_class": None}
+    return sa.update(outbox).where(*_of_run(dialect)).values(done)
+
+
 def refuse_all(connection: sa.Connection, run_id: str, *, error_class: ErrorClass, detail: str) -> int:
     """Set aside everything the run owes, when LABDRIVE will take none of it; return how many rows that were."""
     dead = connection.execute(
@@ -271,7 +301,7 @@ def give_up(connection: sa.Connection, run_id: str, *, older_s: float, error_cla
 
 def sent_alike(connection: sa.Connection, run_id: str, body: Mapping[str, Any]) -> int:
     """Return how many reports of the run with this very body LABDRIVE has taken."""
-    text = json.dumps(body, ensure_ascii=False)
+    text = _as_text(body)
     return connection.execute(
         sa.select(sa.func.count()).where(
             outbox.c.run_id == run_id, outbox.c.state == OutboxState.SENT, outbox.c.body == text
@@ -312,10 +342,18 @@ def revive(connection: sa.Connection, run_id: str) -> int:
 
 
 def _lower(connection: sa.Connection, run_id: str, *, owed: int, dead: int = 0) -> None:
-    connection.execute(
+    connection.execute(_lowering(), {"b_run_id": run_id, "b_owed": owed, "b_dead": dead})
+
+
+@cache
+def _lowering() -> sa.Update:
+    return (
         sa.update(runs)
-        .where(runs.c.run_id == run_id)
-        .values(outbox_owed=runs.c.outbox_owed - owed, outbox_dead=runs.c.outbox_dead + dead)
+        .where(runs.c.run_id == sa.bindparam("b_run_id"))
+        .values(
+            outbox_owed=runs.c.outbox_owed - sa.bindparam("b_owed", type_=sa.Integer),
+            outbox_dead=runs.c.outbox_dead + sa.bindparam("b_dead", type_=sa.Integer),
+        )
     )
 
 

@@ -10,14 +10,31 @@ import sqlalchemy as sa
 
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import SizeClass
+from hashmill.domain.work import ClaimedFile, Ticket
 from hashmill.ledger import entries, expansions, files, outbox, runs
 from hashmill.ledger.engine import Ledger
-from tests.helpers.ledger import claim, expanded_run, fresh_ledger, queue_ticket
+from tests.helpers.ledger import claim, done, expanded_run, fresh_ledger, queue_ticket
+
+
+def ticket(run_id: str) -> Ticket:
+    """Return a ticket of files 3 and 4, which are queued."""
+    return Ticket(run_id=run_id, size_class=SizeClass.TINY, files=((3, 1), (4, 1)))
+
+
+def running(run_id: str) -> list[ClaimedFile]:
+    """Return files 1 and 2, which are claimed."""
+    made: dict[str, Any] = {"path": "", "size_bytes": 10, "fence": 1, "attempts": 0, "generation": 0}
+    return [ClaimedFile(file_no=number, file_id=str(number), **made) for number in (1, 2)]
+
 
 DUTIES: dict[str, Callable[[sa.Connection, str], Any]] = {
     "open_runs": lambda connection, _: files.open_runs(connection, SizeClass.BIG),
     "outstanding": lambda connection, _: files.outstanding(connection),
     "queue": lambda connection, run_id: files.queue(connection, run_id, SizeClass.TINY, after_no=0, limit=64),
+    "claim": lambda connection, run_id: files.claim(connection, ticket(run_id), owner="me", lease_s=30),
+    "settle": lambda connection, run_id: files.settle(connection, run_id, [done(file) for file in running(run_id)]),
+    "unqueue": lambda connection, run_id: files.unqueue(connection, ticket(run_id)),
+    "mark": lambda connection, run_id: outbox.mark(connection, run_id, sent=[1, 2]),
     "reissue": lambda connection, _: files.reissue(connection, older_than_s=20),
     "lapsed": lambda connection, _: files.lapsed(connection),
     "renew": lambda connection, _: files.renew(connection, owners=["me", "us"], lease_s=30),
@@ -64,8 +81,9 @@ def plan(ledger: Ledger, statement: str, values: Any) -> list[str]:
 
 @pytest.mark.parametrize("name", DUTIES)
 def test_a_duty_of_every_tick_never_walks_over_rows_that_rest(ledger: Ledger, name: str) -> None:
-    run = expanded_run(ledger, 4)
+    run = expanded_run(ledger, 6)
     claim(ledger, queue_ticket(ledger, run, limit=2))
+    queue_ticket(ledger, run, limit=2)
 
     with statements(ledger) as seen:
         ledger.write_now(DUTIES[name], run.run_id)

@@ -13,7 +13,7 @@ from hashmill.domain.job import FileState, JobStatus, RunState, SizeClass
 from hashmill.domain.secret import Secret
 from hashmill.domain.work import FileOutcome, NewFile
 from hashmill.flow import words
-from hashmill.ledger import entries, expansions, files, outbox, replays, runs, seal
+from hashmill.ledger import entries, expansions, files, outbox, replays, results, runs, seal
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.replays import Selection
 from hashmill.ledger.runs import Run
@@ -91,7 +91,7 @@ def recount(ledger: Ledger, run: Run) -> dict[str, int]:
     rows = ledger.read_now(files.of_run, run.run_id, limit=1000)
     return {
         "files_total": len(rows),
-        "files_open": len([row for row in rows if row.state not in files.ENDED]),
+        "files_open": len([row for row in rows if row.state not in results.ENDED]),
         "files_failed": len([row for row in rows if row.state in (FileState.FAILED, FileState.DEAD)]),
         "bytes_done": sum(row.size_bytes or 0 for row in rows if row.state is FileState.DONE),
     }

@@ -14,7 +14,7 @@ from hashmill.domain.errors import ErrorClass, LedgerUnavailable
 from hashmill.domain.job import FileState, JobStatus, SizeClass
 from hashmill.domain.work import Ticket
 from hashmill.flow import words
-from hashmill.ledger import entries, files, outbox, replays, runs
+from hashmill.ledger import entries, files, outbox, replays, results, runs
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.outbox import Refused
 from tests.helpers.ledger import done, expanded_run, fresh_ledger, get_run
@@ -164,7 +164,7 @@ def test_after_a_storm_the_counters_are_a_recount_the_log_is_whole_and_nobody_wa
         states = [row.state for row in rows]
         owed, dead = _reports(ledger, run_id)
         assert run.files_total == len(rows) == FILES
-        assert run.files_open == len([state for state in states if state not in files.ENDED])
+        assert run.files_open == len([state for state in states if state not in results.ENDED])
         assert run.files_failed == states.count(FileState.FAILED)
         assert run.bytes_done == sum(row.size_bytes or 0 for row in rows if row.state is FileState.DONE)
         assert run.bytes_total == sum(row.size_bytes or 0 for row in rows)
