@@ -16,7 +16,7 @@ class ShapeWrong(ValueError):
 def dig(value: Any, dotted: str) -> Any:
     """Return what is at the dotted path in `value`, `value` itself for "", or None when it is not there."""
     for name in dotted.split(".") if dotted else ():
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return None
         value = value.get(name)
     return value

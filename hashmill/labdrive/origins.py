@@ -1,6 +1,7 @@
 """The wall before every call: only addresses an operator has listed are ever called."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from hashmill.domain.errors import ConfigFault, OriginRefused
 from hashmill.domain.origin import api_base, origin_of
@@ -19,6 +20,7 @@ def normal_origins(origins: Iterable[str]) -> frozenset[str]:
     return frozenset(normal)
 
 
+@lru_cache(maxsize=1024)
 def check_origin(url: str, allowed: frozenset[str]) -> str:
     """Return the base of the platform at `url` when scheme, host and port are in `allowed`, else raise `OriginRefused`.
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 Values = Mapping[str, str | int | None]
 """What stands for each placeholder; None for one that is not given."""
@@ -21,9 +22,20 @@ def fill(template: str, values: Values, *, encode: Callable[[str, str], str] = l
 
     `encode` takes a placeholder's name and its value, and returns what is put in.
     """
-    if any(values.get(name) is None for name in _PLACE.findall(template)):
-        return None
-    return _PLACE.sub(lambda place: encode(place[1], str(values[place[1]])), template)
+    pieces = list(_pieces(template))
+    for at in range(1, len(pieces), 2):
+        name = pieces[at]
+        value = values.get(name)
+        if value is None:
+            return None
+        pieces[at] = encode(name, str(value))
+    return "".join(pieces)
+
+
+@lru_cache(maxsize=1024)
+def _pieces(template: str) -> tuple[str, ...]:
+    """Return the text before the first place, the name of that place, the text behind it, and so on."""
+    return tuple(_PLACE.split(template))
 
 
 def fill_body(template: object, values: Values) -> object:
@@ -33,8 +45,9 @@ def fill_body(template: object, values: Values) -> object:
     """
     match template:
         case str():
-            whole = _PLACE.fullmatch(template)
-            return values.get(whole[1]) if whole else fill(template, values)
+            pieces = _pieces(template)
+            whole = len(pieces) == 3 and not pieces[0] and not pieces[2]
+            return values.get(pieces[1]) if whole else fill(template, values)
         case dict():
             filled = {name: fill_body(inner, values) for name, inner in template.items()}
             return {name: inner for name, inner in filled.items() if inner is not None}

@@ -12,6 +12,7 @@ from hashmill.domain.job import FileState, RunState
 from hashmill.domain.work import NewFile, Report
 from hashmill.ledger import entries, outbox
 from hashmill.ledger.engine import now_ms
+from hashmill.ledger.rows import insert
 from hashmill.ledger.runs import Run, get, settle_if_done
 from hashmill.ledger.tables import files, runs
 
@@ -159,7 +160,7 @@ def add_files(
         }
         for ref, file in fresh.items()
     ]
-    connection.execute(sa.insert(files), rows)
+    insert(connection, files, rows)
     failed = [(file, body, reports) for file, body, reports in failures if file.file_ref in numbers]
     entries.append(
         connection,
