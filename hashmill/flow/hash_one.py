@@ -73,12 +73,11 @@ async def _judged(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPl
 async def read_one(mill: Mill, run: Run, file: ClaimedFile) -> FileOutcome:
     """Return the outcome of a file that was found, read and hashed; raises what prevented it."""
     place = place_of(mill, run, file)
-    head = await mill.storage.head(place.config, place.bucket, place.key)
-    async with mill.storage.read(place.config, place.bucket, place.key, head) as blocks:
-        hashed = await mill.engine.digest(blocks, run.algorithms)
-    if hashed.size_bytes != head.size_bytes:
-        raise ObjectTruncated(place.key, expected_bytes=head.size_bytes, received_bytes=hashed.size_bytes)
-    return _done(mill, run, file, place, head, hashed)
+    async with mill.storage.open(place.config, place.bucket, place.key, expected_bytes=file.size_bytes) as opened:
+        hashed = await mill.engine.digest(opened.blocks(), run.algorithms)
+    if hashed.size_bytes != opened.head.size_bytes:
+        raise ObjectTruncated(place.key, expected_bytes=opened.head.size_bytes, received_bytes=hashed.size_bytes)
+    return _done(mill, run, file, place, opened.head, hashed)
 
 
 def place_of(mill: Mill, run: Run, file: ClaimedFile) -> ObjectPlace:

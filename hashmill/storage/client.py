@@ -1,33 +1,25 @@
-"""One open S3 client per endpoint and credentials, and what is asked of it: HEAD, and the blocks of an object."""
+"""What is asked of S3 servers, each with the patience it needs: HEAD, and the blocks of an object."""
 
 import asyncio
 import random as chance
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, Final, TypeVar
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
-from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError, ClientError
 
-from hashmill.domain.errors import (
-    ConfigFault,
-    ObjectMissing,
-    ObjectOffline,
-    SigningRefused,
-    StorageThrottled,
-    StorageTimeout,
-)
+from hashmill.domain.errors import ConfigFault, ObjectMissing, SigningRefused, StorageThrottled, StorageTimeout
+from hashmill.storage.ask import get_object, head_object, in_words
 from hashmill.storage.budget import ByteBudget
 from hashmill.storage.config import ObjectHead, ObjectPlace, StorageConfig, StoragePace
-from hashmill.storage.faults import LIBRARY_ERRORS, is_wordless, translate
+from hashmill.storage.faults import LIBRARY_ERRORS, translate
+from hashmill.storage.link import Link, open_link
 from hashmill.storage.retry import Retry
-from hashmill.storage.stream import ByteStream, ObjectReader, open_stream
-from hashmill.storage.wire import READ_AHEAD_BYTES, TLS_BYTES, WireSession
-
-T = TypeVar("T")
+from hashmill.storage.stream import ByteStream, ObjectReader
+from hashmill.storage.wire import READ_AHEAD_BYTES, TLS_BYTES
 
 LEAST_BLOCK_BYTES: Final = 65_536
 """To this a stream's blocks shrink when the budget is short."""
@@ -39,10 +31,6 @@ KEY_MAX_BYTES: Final = 1024
 """known: S3 user guide, object keys."""
 
 _BUCKET: Final = r"[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{0,254}"
-_WORD: Final = r"[!-~]*"
-
-_OFFLINE_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""known: S3 API reference, x-amz-storage-class; GLACIER_IR is on-line."""
 
 
 class Storage:
@@ -67,13 +55,13 @@ class Storage:
         self._retry = Retry(pace=pace, sleep=sleep, random=random)
         self._clock = clock
         self._session = session or AioSession()
-        self._clients: dict[StorageConfig, Any] = {}
+        self._links: dict[StorageConfig, Link] = {}
         self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
 
     async def close(self) -> None:
         """Hang up everywhere. Streams that are still read break off."""
-        self._clients.clear()
+        self._links.clear()
         await self._open.aclose()
 
     async def head(self, config: StorageConfig, bucket: str, key: str) -> ObjectHead:
@@ -83,131 +71,112 @@ class Storage:
         `StorageThrottled`, `StorageTimeout`, `ConfigFault`, `SigningRefused`.
         """
         place = _place(bucket, key)
-        client = await self._client(config)
-        answer = await self._retry.in_place(
-            place, lambda: _in_words(client, bucket, lambda: client.head_object(Bucket=bucket, Key=key))
-        )
-        _refuse_offline(answer, place)
-        if not answer.get("ETag") or "ContentLength" not in answer:
-            raise ConfigFault(f"{place}: HEAD was answered without ETag or length; is s3.endpoint_url an S3 server?")
-        version_id = answer.get("VersionId")
-        return ObjectHead(
-            size_bytes=answer["ContentLength"],
-            etag=answer["ETag"],
-            version_id=None if version_id == "null" else version_id,
-            storage_class=answer.get("StorageClass"),
-            last_modified=answer.get("LastModified"),
-        )
+        link = await self._link(config)
+        return await self._retry.in_place(place, lambda: in_words(link, place, lambda: head_object(link, place)))
 
     async def answers(self, config: StorageConfig, bucket: str) -> bool:
         """Return whether the server answers a HEAD of the bucket now.
 
         A refusal is an answer, also 501 and 505; other 5xx and 429 are not, nor is a refusal of our keys or clock.
         """
+        place = ObjectPlace(bucket=bucket, key="")
         try:
-            client = await self._client(config)
+            link = await self._link(config)
             async with asyncio.timeout(PROBE_S):
-                await _in_words(client, bucket, lambda: client.head_bucket(Bucket=bucket))
+                await in_words(link, place, lambda: link.client.head_bucket(Bucket=bucket))
         except LIBRARY_ERRORS as error:  # a TimeoutError is an OSError
-            fault = translate(error, ObjectPlace(bucket=bucket, key=""))
+            fault = translate(error, place)
             return not isinstance(fault, StorageThrottled | StorageTimeout | SigningRefused)
         return True
 
     @asynccontextmanager
-    async def read(
-        self, config: StorageConfig, bucket: str, key: str, head: ObjectHead
-    ) -> AsyncIterator[AsyncIterator[memoryview]]:
-        """Wait for room in the budget and give the blocks of the very object that `head` describes, in order.
+    async def open(
+        self,
+        config: StorageConfig,
+        bucket: str,
+        key: str,
+        *,
+        expected_bytes: int | None = None,
+        start_byte: int = 0,
+        pin: ObjectHead | None = None,
+    ) -> AsyncIterator[ObjectReader]:
+        """Ask for an object once there is room in the budget, and give it open: what it is, and its blocks.
+
+        Without `pin` the first answer says which object it is, and all that follows is of that one. With `pin` it is
+        the object described there, from `start_byte` on, which must be less than its size unless it is 0.
+        `expected_bytes` is how long it may be, if that is known; nothing but the room that is kept depends on it.
 
         A block is valid until the one after the next is asked for, and none after the context ends. All blocks
-        together have exactly `head.size_bytes` bytes, or one of these is raised, in the context or by the blocks:
-        what `head` raises, `ObjectChanged`, `ObjectTruncated`.
+        together have exactly the bytes promised, or one of these is raised, in the context or by the blocks: what
+        `head` raises, `ObjectChanged`, `ObjectTruncated`.
         """
+        if start_byte and not (pin and pin.resumable and start_byte < pin.size_bytes):
+            raise ValueError("a read that starts later needs a resumable pin of a longer object")
         place = _place(bucket, key)
-        client = await self._client(config)
+        link = await self._link(config)
 
-        async def open_at(start_byte: int) -> ByteStream:
-            return await self._retry.in_place(place, lambda: open_stream(client, place, head, start_byte=start_byte))
+        async def ask(at_byte: int) -> tuple[ObjectHead, ByteStream]:
+            def get() -> Awaitable[tuple[ObjectHead, ByteStream]]:
+                return get_object(link, place, start_byte=at_byte, pin=pin)
 
-        reader = ObjectReader(place, head.size_bytes, open_at, pace=self._pace, retry=self._retry, clock=self._clock)
-        beside_bytes, least_bytes, wanted_bytes = self._needs(client, head.size_bytes)
-        async with self._budget.reserve(wanted_bytes, least_bytes=least_bytes) as held_bytes:
-            block_bytes = self._pace.block_bytes
-            if held_bytes < wanted_bytes:
-                block_bytes = (held_bytes - beside_bytes) // 2
-            async with aclosing(reader.blocks(block_bytes)) as blocks:
-                yield blocks
+            return await self._retry.in_place(place, lambda: in_words(link, place, get))
 
-    def _needs(self, client: Any, size_bytes: int) -> tuple[int, int, int]:
-        """Return what a stream holds beside its two blocks, the least it can do with in all, and what it wants."""
-        beside_bytes = READ_AHEAD_BYTES + (TLS_BYTES if client.meta.endpoint_url.startswith("https:") else 0)
-        beside_bytes = min(size_bytes, beside_bytes)
-        least_bytes = min(size_bytes, 2 * min(LEAST_BLOCK_BYTES, self._pace.block_bytes)) + beside_bytes
-        return beside_bytes, least_bytes, min(size_bytes, 2 * self._pace.block_bytes) + beside_bytes
+        async def resume(at_byte: int) -> ByteStream:
+            return (await ask(at_byte))[1]
 
-    async def _client(self, config: StorageConfig) -> Any:
-        if config not in self._clients:
+        likely_bytes = pin.size_bytes - start_byte if pin else expected_bytes
+        while True:
+            least_bytes, wanted_bytes = self._needs(link, likely_bytes)
+            async with self._budget.reserve(wanted_bytes, least_bytes=least_bytes) as held_bytes:
+                pin, stream = await ask(start_byte)
+                likely_bytes = pin.size_bytes - start_byte
+                if block_bytes := self._block_bytes(link, likely_bytes, held_bytes):
+                    reader = ObjectReader(
+                        place,
+                        pin,
+                        stream,
+                        resume,
+                        start_byte=start_byte,
+                        block_bytes=block_bytes,
+                        pace=self._pace,
+                        retry=self._retry,
+                        clock=self._clock,
+                    )
+                    try:
+                        yield reader
+                    finally:
+                        reader.close()
+                    return
+                # Larger than it was said to be, and what was kept has no room for two small blocks: come again.
+                stream.close()
+
+    def _needs(self, link: Link, size_bytes: int | None) -> tuple[int, int]:
+        """Return the least that a stream of so many bytes can do with, and what it wants: two blocks, and what is read
+        ahead.
+
+        One that is said to be tiny keeps some room all the same, so that a small mistake about it costs nothing.
+        """
+        block_bytes = self._pace.block_bytes
+        likely_bytes = sys.maxsize if size_bytes is None else max(size_bytes, LEAST_BLOCK_BYTES)
+        beside_bytes = min(likely_bytes, _read_ahead_bytes(link))
+        least_bytes = min(likely_bytes, 2 * min(LEAST_BLOCK_BYTES, block_bytes)) + beside_bytes
+        return least_bytes, min(likely_bytes, 2 * block_bytes) + beside_bytes
+
+    def _block_bytes(self, link: Link, size_bytes: int, held_bytes: int) -> int:
+        """Return how long the blocks of an object may be where so much is held; 0 where that is too little."""
+        beside_bytes = min(size_bytes, _read_ahead_bytes(link))
+        if min(size_bytes, 2 * self._pace.block_bytes) + beside_bytes <= held_bytes:
+            return self._pace.block_bytes
+        block_bytes = (held_bytes - beside_bytes) // 2
+        return block_bytes if block_bytes >= min(LEAST_BLOCK_BYTES, self._pace.block_bytes) else 0
+
+    async def _link(self, config: StorageConfig) -> Link:
+        if config not in self._links:
             async with self._opening:
-                if config not in self._clients:
-                    opening = _open_client(self._session, config, self._pace)
-                    self._clients[config] = await self._open.enter_async_context(opening)
-        return self._clients[config]
-
-
-@asynccontextmanager
-async def _open_client(session: AioSession, config: StorageConfig, pace: StoragePace) -> AsyncIterator[Any]:
-    """Open a client that does what we say and nothing of its own accord; raise `ConfigFault` when it cannot be."""
-    _check_words(config)
-    ours = AioConfig(
-        signature_version="s3v4",
-        s3={"addressing_style": config.addressing_style},
-        connect_timeout=pace.connect_timeout_s,
-        read_timeout=pace.idle_timeout_s,
-        max_pool_connections=pace.connections,
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        ignore_configured_endpoint_urls=True,  # the settings are the allow-list
-        http_session_cls=WireSession,
-        warm_up_loader_caches=True,
-    )
-    async with AsyncExitStack() as stack:
-        try:
-            client = await stack.enter_async_context(
-                session.create_client(
-                    "s3",
-                    endpoint_url=config.endpoint_url or None,
-                    region_name=config.region,
-                    aws_access_key_id=config.access_key_id or None,
-                    aws_secret_access_key=config.secret_access_key.reveal() if config.secret_access_key else None,
-                    aws_session_token=config.session_token.reveal() if config.session_token else None,
-                    config=ours,
-                )
-            )
-        except (BotoCoreError, ValueError, OSError) as error:  # ValueError: an endpoint that is no address
-            raise ConfigFault(f"no S3 client for {config.endpoint_url or config.region}: {error}") from error
-        client.meta.events.register_last("before-parameter-build.s3", _stay_here)
-        yield client
-
-
-def _check_words(config: StorageConfig) -> None:
-    """Refuse what could not stand in a header: most often a line break at the end of a mounted secret."""
-    words = {
-        "region": config.region,
-        "access_key_id": config.access_key_id or "",
-        "secret_access_key": config.secret_access_key.reveal() if config.secret_access_key else "",
-        "session_token": config.session_token.reveal() if config.session_token else "",
-    }
-    for name, word in words.items():
-        if not re.fullmatch(_WORD, word):
-            raise ConfigFault(f"s3.{name} holds a space, a line break or a letter outside ASCII")
-    if not config.region:
-        raise ConfigFault("s3.region is empty; write the region your S3 server expects, us-east-1 if it has none")
-
-
-def _stay_here(context: dict[str, Any], **_: object) -> None:
-    """Tell botocore that it has followed its one redirect already: else it would look up the bucket's region itself."""
-    context.setdefault("s3_redirect", {})["redirected"] = True
+                if config not in self._links:
+                    opening = open_link(self._session, config, self._pace)
+                    self._links[config] = await self._open.enter_async_context(opening)
+        return self._links[config]
 
 
 def _place(bucket: str, key: str) -> ObjectPlace:
@@ -225,29 +194,5 @@ def _place(bucket: str, key: str) -> ObjectPlace:
     return place
 
 
-async def _in_words(client: Any, bucket: str, ask: Callable[[], Awaitable[T]]) -> T:
-    """Return what `ask`, a HEAD, returns. It answers without a body: who says no is asked what is wrong with our keys.
-
-    The bucket is asked, not the object: a path that some proxy rewrites has a wrong signature, and the keys are right.
-    """
-    try:
-        return await ask()
-    except ClientError as refusal:
-        place = ObjectPlace(bucket=bucket, key="")
-        if is_wordless(refusal) and not isinstance(translate(refusal, place), SigningRefused):
-            try:
-                await client.get_bucket_versioning(Bucket=bucket)
-            except LIBRARY_ERRORS as reason:
-                if isinstance(translate(reason, place), SigningRefused | StorageThrottled | StorageTimeout):
-                    raise reason from refusal
-        raise
-
-
-def _refuse_offline(answer: dict[str, Any], place: ObjectPlace) -> None:
-    state = (
-        answer.get("StorageClass") if answer.get("StorageClass") in _OFFLINE_CLASSES else answer.get("ArchiveStatus")
-    )
-    restore = answer.get("Restore", "")
-    if state and 'ongoing-request="false"' not in restore:
-        problem = "a restore is under way" if 'ongoing-request="true"' in restore else "restore it first"
-        raise ObjectOffline(f"{place}: the object is off-line in {state}; {problem}")
+def _read_ahead_bytes(link: Link) -> int:
+    return READ_AHEAD_BYTES + (TLS_BYTES if link.tls else 0)

@@ -43,7 +43,7 @@ class StoragePace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectHead:
-    """What HEAD said of an object; a read is pinned to it.
+    """What the server said of an object; a read is pinned to it.
 
     `etag` keeps its quotes and is no digest. `version_id` is None where the bucket keeps no versions.
     """
@@ -53,6 +53,14 @@ class ObjectHead:
     version_id: str | None = None
     storage_class: str | None = None
     last_modified: datetime | None = None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a later request can be sure to get the rest of the same bytes; a weak ETag promises too little.
+
+        known: RFC 9110, 8.8.1 and 13.1.1 (If-Match compares strongly, so a weak ETag never matches).
+        """
+        return self.version_id is not None or not self.etag.startswith("W/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

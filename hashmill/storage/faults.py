@@ -87,6 +87,11 @@ def is_wordless(error: ClientError) -> bool:
     return error.response.get("Error", {}).get("Code") in _WORDLESS
 
 
+def is_about_the_signature(error: ClientError) -> bool:
+    """Return whether the server found another signature: of wrong keys, or of a path that was rewritten on the way."""
+    return bool(error.response.get("Error", {}).get("Code") == "SignatureDoesNotMatch")
+
+
 def _answered(answer: dict[str, Any], place: ObjectPlace) -> HashmillError:
     metadata = answer.get("ResponseMetadata", {})
     status = int(metadata.get("HTTPStatusCode", 0))
@@ -109,7 +114,7 @@ def _answered(answer: dict[str, Any], place: ObjectPlace) -> HashmillError:
     if code in _MISSING or status == 404:
         return ObjectMissing(said)
     if status in (412, 416):
-        return ObjectChanged(f"{said}: the object is no longer the one that HEAD described")
+        return ObjectChanged(f"{said}: the object is no longer the one that was described")
     if code in _THROTTLED or status in (429, 503):
         return StorageThrottled(said, retry_after_s=_retry_after_s(headers))
     if status in (501, 505):

@@ -1,8 +1,6 @@
-"""The bytes of one object: opened pinned, resumed where they broke off, cut into blocks."""
+"""The bytes of one open object: resumed where they broke off, cut into blocks."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Any
 
 import aiohttp
 
@@ -30,120 +28,103 @@ class ByteStream:
         self._response.close()
 
 
-async def open_stream(client: Any, place: ObjectPlace, head: ObjectHead, *, start_byte: int) -> ByteStream:
-    """GET the object that `head` describes, from `start_byte` to its end.
-
-    Raises `ObjectChanged` when the answer is of any other object, or is not the range asked for; lets the errors of
-    the libraries through.
-    """
-    pin = {"VersionId": head.version_id} if head.version_id is not None else {"IfMatch": head.etag}
-    part = {"Range": f"bytes={start_byte}-"} if start_byte else {}
-    answer = await client.get_object(Bucket=place.bucket, Key=place.key, **pin, **part)
-    stream = ByteStream(answer["Body"].raw_stream)
-    if difference := _difference(answer, head, start_byte):
-        stream.close()
-        raise ObjectChanged(f"{place}: {difference}")
-    return stream
-
-
-def _difference(answer: dict[str, Any], head: ObjectHead, start_byte: int) -> str | None:
-    """Return how the answer differs from what was asked for, or None."""
-    left_bytes = head.size_bytes - start_byte
-    facts: list[tuple[str, object, object]] = [
-        ("ETag", head.etag, answer.get("ETag", head.etag)),
-        ("status", 206 if start_byte else 200, answer["ResponseMetadata"]["HTTPStatusCode"]),
-        ("length", left_bytes, answer.get("ContentLength", left_bytes)),
-    ]
-    if head.version_id is not None:
-        facts.append(("version", head.version_id, answer.get("VersionId", head.version_id)))
-    if start_byte:
-        whole_rest = f"bytes {start_byte}-{head.size_bytes - 1}/{head.size_bytes}"
-        facts.append(("range", whole_rest, answer.get("ContentRange", whole_rest)))
-    for name, expected, found in facts:
-        if found != expected:
-            return f"not the object that HEAD described: {name} is {found!r}, not {expected!r}"
-    return None
-
-
 class ObjectReader:
-    """Reads one object once. `open_at` opens its stream at a byte, with every patience that needs."""
+    """An open object: `head` says which it is, and `blocks`, read once, are its bytes from `start_byte` to the end.
+
+    `open_at` opens the same object at another byte, with every patience that needs. Whoever made it closes it.
+    """
 
     def __init__(
         self,
         place: ObjectPlace,
-        size_bytes: int,
+        head: ObjectHead,
+        stream: ByteStream,
         open_at: Callable[[int], Awaitable[ByteStream]],
         *,
+        start_byte: int = 0,
+        block_bytes: int,
         pace: StoragePace,
         retry: Retry,
         clock: Callable[[], float],
     ) -> None:
+        self.head = head
         self._place = place
-        self._size_bytes = size_bytes
+        self._stream = stream
         self._open_at = open_at
+        self._next_byte = start_byte
+        self._block_bytes = block_bytes
         self._pace = pace
         self._retry = retry
         self._clock = clock
+        self._watch = _ThroughputWatch(place, pace, clock)
+        self._resumes = 0
 
-    async def blocks(self, block_bytes: int) -> AsyncGenerator[memoryview, None]:
-        """Yield the object in blocks of `block_bytes`, the last one shorter; two buffers in turn hold them.
+    def close(self) -> None:
+        """Hang up if there is more to come."""
+        self._stream.close()
 
-        So a block is valid until the one after the next is asked for.
+    async def blocks(self) -> AsyncGenerator[memoryview, None]:
+        """Yield the bytes in blocks of `block_bytes`, the last one shorter; two buffers in turn hold them.
+
+        So a block is valid until the one after the next is asked for. All have exactly the bytes that `head` promises,
+        or `ObjectTruncated`, `ObjectChanged`, `StorageTimeout`, or what `open_at` raises, is raised.
         """
+        block_bytes, left_bytes = self._block_bytes, self.head.size_bytes - self._next_byte
+        small = left_bytes <= block_bytes
         buffers = [memoryview(b""), memoryview(b"")]
-        turn = filled = yielded = 0
-        async with aclosing(self._pieces()) as pieces:
-            async for piece in pieces:
-                rest = memoryview(piece)
-                if len(rest) == self._size_bytes <= block_bytes:  # a small object in one piece needs no copy
-                    yield rest
-                    continue
-                while rest:
-                    room = min(block_bytes, self._size_bytes - yielded)
-                    if len(buffers[turn]) < room:
-                        buffers[turn] = memoryview(bytearray(room))
-                    taken = min(room - filled, len(rest))
-                    buffers[turn][filled : filled + taken] = rest[:taken]
-                    filled += taken
-                    rest = rest[taken:]
-                    if filled == room:
-                        yield buffers[turn][:room]
-                        yielded += room
-                        filled, turn = 0, 1 - turn
+        turn = filled = 0
+        while piece := await self._next_piece():
+            rest = memoryview(piece)
+            if small and len(piece) == left_bytes:  # a small object in one piece needs no copy
+                yield rest
+                continue
+            while rest:
+                room = min(block_bytes, left_bytes)
+                if len(buffers[turn]) < room:
+                    buffers[turn] = memoryview(bytearray(room))
+                taken = min(room - filled, len(rest))
+                buffers[turn][filled : filled + taken] = rest[:taken]
+                filled += taken
+                rest = rest[taken:]
+                if filled == room:
+                    yield buffers[turn][:room]
+                    left_bytes -= room
+                    filled, turn = 0, 1 - turn
 
-    async def _pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield the object's bytes in order, whatever becomes of the connections, at most `resumes_max` times anew."""
-        got_bytes = resumes = 0
+    async def _next_piece(self) -> bytes:
+        """Return the next bytes, none at the end, whatever becomes of the connections, at most `resumes_max` anew.
+
+        What cannot be resumed is truncated where it breaks off.
+        """
         while True:
             fault: ObjectTruncated | StorageTimeout
-            stream = await self._open_at(got_bytes)
-            watch = _ThroughputWatch(self._place, self._pace, self._clock)
             try:
-                while piece := await watch.time(stream.next_piece):
-                    got_bytes += len(piece)
-                    if got_bytes > self._size_bytes:
-                        raise ObjectChanged(f"{self._place}: more than the {self._size_bytes} bytes that HEAD promised")
-                    yield piece
-                fault = self._broken_off(got_bytes)
+                if piece := await self._watch.time(self._stream.next_piece):
+                    self._next_byte += len(piece)
+                    if self._next_byte > self.head.size_bytes:
+                        raise ObjectChanged(f"{self._place}: more than the {self.head.size_bytes} bytes promised")
+                    return piece
+                fault = self._broken_off()
             except TimeoutError as error:
                 fault = StorageTimeout(f"{self._place}: nothing came for {self._pace.idle_timeout_s:g} s")
                 fault.__cause__ = error
             except LIBRARY_ERRORS as error:
-                fault = self._broken_off(got_bytes)
+                fault = self._broken_off()
                 fault.__cause__ = error
             except StorageTimeout as too_slow:
                 fault = too_slow
-            finally:
-                stream.close()
-            if got_bytes == self._size_bytes:
-                return
-            if resumes == self._pace.resumes_max:
+            self._stream.close()
+            if self._next_byte == self.head.size_bytes:
+                return b""
+            if self._resumes == self._pace.resumes_max or not self.head.resumable:
                 raise fault
-            resumes += 1
-            await self._retry.pause(resumes)
+            self._resumes += 1
+            await self._retry.pause(self._resumes)
+            self._stream = await self._open_at(self._next_byte)
+            self._watch = _ThroughputWatch(self._place, self._pace, self._clock)
 
-    def _broken_off(self, got_bytes: int) -> ObjectTruncated:
-        return ObjectTruncated(str(self._place), expected_bytes=self._size_bytes, received_bytes=got_bytes)
+    def _broken_off(self) -> ObjectTruncated:
+        return ObjectTruncated(str(self._place), expected_bytes=self.head.size_bytes, received_bytes=self._next_byte)
 
 
 class _ThroughputWatch:

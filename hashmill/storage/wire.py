@@ -8,6 +8,7 @@ aiobotocore untouched and are translated in `faults`.
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -71,30 +72,36 @@ class WireSession:
 
     async def send(self, request: Any) -> AioAWSResponse:
         """Send `request` once and return the answer; its body is read already unless it is an object's."""
+        headers = {name: _text(value) for name, value in request.headers.items()}
+        response = await self._ask(request.method, request.url, headers, request.body)
+        raw: aiohttp.ClientResponse | Body = response
+        if response.status >= 300 or not request.stream_output:
+            raw = Body(await first_bytes(response))
+        return AioAWSResponse(str(response.url), response.status, plain_headers(response), raw)
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Send one GET as it is written here and return the answer, whatever it says; the caller closes it."""
+        return await self._ask("GET", url, headers)
+
+    async def _ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: object = None
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("the session was not entered, or is closed")
         try:
-            response = await self._session.request(
-                request.method,
-                URL(request.url, encoded=True),  # as it was signed
-                headers={name: _text(value) for name, value in request.headers.items()}
-                | {"Accept-Encoding": "identity"},
-                data=request.body,
+            return await self._session.request(
+                method,
+                URL(url, encoded=True),  # as it was signed
+                headers={**headers, "Accept-Encoding": "identity"},
+                data=body,
                 allow_redirects=False,
             )
         except aiohttp.ClientResponseError as error:
             # Its repr shows the headers of the request, and a session token is one of them.
             raise aiohttp.ClientConnectionError(f"the answer is not HTTP: {error.message[:200]}") from None
-        headers = {
-            name.decode("latin-1").lower(): value.decode("utf-8", "replace") for name, value in response.raw_headers
-        }
-        raw: aiohttp.ClientResponse | _Body = response
-        if response.status >= 300 or not request.stream_output:
-            raw = _Body(await _first_bytes(response))
-        return AioAWSResponse(str(response.url), response.status, headers, raw)
 
 
-class _Body:
+class Body:
     """A body that was read already."""
 
     def __init__(self, body: bytes) -> None:
@@ -108,11 +115,20 @@ def _text(value: str | bytes) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
-async def _first_bytes(response: aiohttp.ClientResponse) -> bytes:
+def plain_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
+    """Return the headers as botocore knows them: names in lower case, and text whatever bytes came."""
+    return {name.decode("latin-1").lower(): value.decode("utf-8", "replace") for name, value in response.raw_headers}
+
+
+async def first_bytes(response: aiohttp.ClientResponse) -> bytes:
+    """Read and return an answer that is no object, as far as it is worth it; the connection is free then, or closed.
+
+    One with a document type is taken for empty: S3 sends none (known: its schema), and one can blow up a parser.
+    """
     body = bytearray()
     try:
         while len(body) < ERROR_BODY_MAX_BYTES and (piece := await response.content.readany()):
             body += piece
     finally:
         response.close()  # hangs up only when there is more to come
-    return bytes(body[:ERROR_BODY_MAX_BYTES])
+    return b"" if b"<!DOCTYPE" in body else bytes(body[:ERROR_BODY_MAX_BYTES])

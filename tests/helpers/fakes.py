@@ -135,6 +135,14 @@ def remote(number: int | str, *, path: str | None = None, size_bytes: int | None
     return RemoteFile(file_id=str(number), path=path or f"dir/{number}.bin", size_bytes=size_bytes, **named)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeObject:
+    """An open object."""
+
+    head: ObjectHead
+    blocks: Callable[[], AsyncIterator[memoryview]]
+
+
 @dataclass(slots=True)
 class FakeStorage:
     """Objects by key: bytes, an error to raise, or a function that gives or raises them. Others are missing.
@@ -162,19 +170,28 @@ class FakeStorage:
         return ObjectHead(size_bytes=len(body), etag=f'"{key}"', version_id=None)
 
     @asynccontextmanager
-    async def read(
-        self, config: StorageConfig, bucket: str, key: str, head: ObjectHead
-    ) -> AsyncIterator[AsyncIterator[memoryview]]:
+    async def open(
+        self,
+        config: StorageConfig,
+        bucket: str,
+        key: str,
+        *,
+        expected_bytes: int | None = None,
+        start_byte: int = 0,
+        pin: ObjectHead | None = None,
+    ) -> AsyncIterator["FakeObject"]:
+        head = await self.head(config, bucket, key)
+
         async def blocks() -> AsyncIterator[memoryview]:
             self.reading += 1
             try:
                 if self.read_gate is not None:
                     await self.read_gate.wait()
-                yield memoryview(self._body(key))
+                yield memoryview(self._body(key))[start_byte:]
             finally:
                 self.reading -= 1
 
-        yield blocks()
+        yield FakeObject(head=head, blocks=blocks)
 
     def _body(self, key: str) -> bytes:
         body = self.objects.get(key, ObjectMissing(f"{key}: there is none"))

@@ -61,13 +61,18 @@ async def storage() -> AsyncIterator[Storage]:
 
 
 async def hashed(
-    storage: Storage, config: StorageConfig, bucket: str, key: str, head: ObjectHead | None = None
+    storage: Storage,
+    config: StorageConfig,
+    bucket: str,
+    key: str,
+    pin: ObjectHead | None = None,
+    *,
+    expected_bytes: int | None = None,
 ) -> HashedObject:
-    head = head or await storage.head(config, bucket, key)
     engine = HashEngine(threads=2, inline_max_bytes=32_768)
     try:
-        async with storage.read(config, bucket, key, head) as blocks:
-            return await engine.digest(blocks, DEFAULT_ALGORITHMS)
+        async with storage.open(config, bucket, key, pin=pin, expected_bytes=expected_bytes) as opened:
+            return await engine.digest(opened.blocks(), DEFAULT_ALGORITHMS)
     finally:
         engine.close()
 
@@ -84,20 +89,29 @@ async def test_an_object_with_an_odd_key_is_read_under_that_key(
     client.put_object(Bucket=bucket, Key=key, Body=body)
 
     head = await storage.head(config, bucket, key)
+    async with storage.open(config, bucket, key) as opened:
+        assert opened.head == head
+        assert b"".join([bytes(block) async for block in opened.blocks()]) == body
 
     assert head.size_bytes == len(body)
     assert head.last_modified is not None
     assert (await hashed(storage, config, bucket, key, head)).digests == digests(body)
 
 
+@pytest.mark.parametrize("expected_bytes", [None, 0, 1 << 40])
 @pytest.mark.parametrize("size_bytes", [0, 1, 99_999, 100_000, 100_001, 200_000, 1_234_567])
-async def test_an_object_of_any_size_is_read_whole(
-    storage: Storage, config: StorageConfig, client: Any, bucket: str, size_bytes: int
+async def test_an_object_of_any_size_is_read_whole_whatever_was_expected(
+    storage: Storage,
+    config: StorageConfig,
+    client: Any,
+    bucket: str,
+    size_bytes: int,
+    expected_bytes: int | None,
 ) -> None:
     body = Random(size_bytes).randbytes(size_bytes)
     client.put_object(Bucket=bucket, Key="sized", Body=body)
 
-    found = await hashed(storage, config, bucket, "sized")
+    found = await hashed(storage, config, bucket, "sized", expected_bytes=expected_bytes)
 
     assert (found.size_bytes, found.digests) == (size_bytes, digests(body))
 
@@ -130,11 +144,10 @@ async def test_a_stream_that_breaks_off_is_resumed_by_range(
 ) -> None:
     body = Random(5).randbytes(2_000_000)
     client.put_object(Bucket=bucket, Key="cut", Body=body)
-    head = await storage.head(config, bucket, "cut")
 
     async with CuttingProxy(config.endpoint_url or "", [700_000, 5_000, 900_001]) as proxy:
         through_proxy = replace(config, endpoint_url=proxy.endpoint_url)
-        found = await hashed(storage, through_proxy, bucket, "cut", head)
+        found = await hashed(storage, through_proxy, bucket, "cut")
 
         assert not proxy.cuts
     assert (found.size_bytes, found.digests) == (2_000_000, digests(body))
@@ -144,12 +157,11 @@ async def test_a_stream_that_breaks_off_too_often_is_truncated(
     storage: Storage, config: StorageConfig, client: Any, bucket: str
 ) -> None:
     client.put_object(Bucket=bucket, Key="cut", Body=bytes(2_000_000))
-    head = await storage.head(config, bucket, "cut")
 
     async with CuttingProxy(config.endpoint_url or "", [20_000] * 4) as proxy:
         through_proxy = replace(config, endpoint_url=proxy.endpoint_url)
         with pytest.raises(ObjectTruncated) as raised:
-            await hashed(storage, through_proxy, bucket, "cut", head)
+            await hashed(storage, through_proxy, bucket, "cut")
 
     assert 0 < raised.value.received_bytes < raised.value.expected_bytes == 2_000_000
 
@@ -169,11 +181,11 @@ async def test_an_object_replaced_during_the_read_is_changed(
     storage: Storage, config: StorageConfig, client: Any, bucket: str
 ) -> None:
     client.put_object(Bucket=bucket, Key="replaced", Body=bytes(2_000_000))
-    head = await storage.head(config, bucket, "replaced")
 
     async with CuttingProxy(config.endpoint_url or "", [500_000]) as proxy:
         through_proxy = replace(config, endpoint_url=proxy.endpoint_url)
-        async with storage.read(through_proxy, bucket, "replaced", head) as blocks:
+        async with storage.open(through_proxy, bucket, "replaced") as opened:
+            blocks = opened.blocks()
             await anext(blocks)
             client.put_object(Bucket=bucket, Key="replaced", Body=bytes(2_000_001))
             with pytest.raises(ObjectChanged):
@@ -186,11 +198,33 @@ async def test_a_version_is_read_although_the_object_was_replaced(
     bucket = s3.make_bucket()
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     client.put_object(Bucket=bucket, Key="kept", Body=b"first")
-    head = await storage.head(config, bucket, "kept")
+    async with storage.open(config, bucket, "kept") as opened:
+        head = opened.head
     client.put_object(Bucket=bucket, Key="kept", Body=b"other")
 
     assert head.version_id is not None
     assert (await hashed(storage, config, bucket, "kept", head)).digests == digests(b"first")
+    async with storage.open(config, bucket, "kept", pin=head, start_byte=2) as opened:
+        assert [bytes(block) async for block in opened.blocks()] == [b"rst"]
+
+
+async def test_a_read_starts_again_at_any_byte_of_the_object_it_had(
+    storage: Storage, config: StorageConfig, client: Any, bucket: str
+) -> None:
+    body = Random(7).randbytes(500_000)
+    client.put_object(Bucket=bucket, Key="again", Body=body)
+    async with storage.open(config, bucket, "again") as opened:
+        head = opened.head
+
+    for start_byte in (0, 1, 123_456, 499_999):
+        async with storage.open(config, bucket, "again", pin=head, start_byte=start_byte) as opened:
+            assert b"".join([bytes(block) async for block in opened.blocks()]) == body[start_byte:]
+
+    client.put_object(Bucket=bucket, Key="again", Body=body[::-1])
+    for start_byte in (0, 123_456):
+        with pytest.raises(ObjectChanged):
+            async with storage.open(config, bucket, "again", pin=head, start_byte=start_byte):
+                pass
 
 
 async def test_an_object_deleted_after_head_is_missing(
@@ -209,7 +243,7 @@ async def test_what_is_not_there_is_missing(storage: Storage, config: StorageCon
         with pytest.raises(ObjectMissing, match=f"s3://{named_bucket}/{key}"):
             await storage.head(config, named_bucket, key)
         with pytest.raises(ObjectMissing, match=f"s3://{named_bucket}/{key}"):
-            await hashed(storage, config, named_bucket, key, ObjectHead(size_bytes=1, etag='"x"'))
+            await hashed(storage, config, named_bucket, key)
 
 
 async def test_wrong_keys_are_told_from_a_closed_object_and_not_shown(
@@ -224,7 +258,7 @@ async def test_wrong_keys_are_told_from_a_closed_object_and_not_shown(
         with pytest.raises(SigningRefused, match=r"s3\.secret_access_key") as by_head:
             await storage.head(wrong, bucket, "closed")
         with pytest.raises(SigningRefused) as by_get:
-            await hashed(storage, wrong, bucket, "closed", ObjectHead(size_bytes=4, etag='"x"'))
+            await hashed(storage, wrong, bucket, "closed")
         assert not any(key in f"{by_head.value} {by_get.value}" for key in ("not-the-secret", "AKIDNOBODY"))
     assert await storage.answers(config, bucket)
 

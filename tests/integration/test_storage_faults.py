@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -31,6 +32,7 @@ from hashmill.domain.secret import Secret
 from hashmill.storage.budget import ByteBudget
 from hashmill.storage.client import Storage
 from hashmill.storage.config import ObjectHead, StorageConfig, StoragePace
+from hashmill.storage.wire import READ_AHEAD_BYTES
 from tests.helpers.faulty_s3 import SECRET_KEY, SESSION_TOKEN, Act, FaultyS3
 from tests.helpers.wait import wait_until_async
 
@@ -73,22 +75,106 @@ async def server() -> AsyncIterator[FaultyS3]:
         yield server
 
 
-async def read(storage: Storage, server: FaultyS3, head: ObjectHead | None = None, key: str = "key") -> bytes:
-    head = head or await storage.head(server.config, "bucket", key)
+async def read(storage: Storage, server: FaultyS3, pin: ObjectHead | None = None, **more: Any) -> bytes:
     body = bytearray()
-    async with storage.read(server.config, "bucket", key, head) as blocks:
-        async for block in blocks:
+    async with storage.open(server.config, "bucket", "key", pin=pin, **more) as opened:
+        async for block in opened.blocks():
             body += block
     return bytes(body)
 
 
-async def test_a_good_server_is_asked_twice_and_pinned_by_its_etag(storage: Storage, server: FaultyS3) -> None:
+async def asked_by(storage: Storage, server: FaultyS3, method: str) -> None:
+    """Ask for the object in one of the two ways."""
+    if method == "HEAD":
+        await storage.head(server.config, "bucket", "key")
+    else:
+        await read(storage, server)
+
+
+async def test_a_good_server_is_asked_once(storage: Storage, server: FaultyS3) -> None:
     assert await read(storage, server) == BODY
 
-    assert [asked.method for asked in server.asked] == ["HEAD", "GET"]
-    assert server.asked_for("if-match") == ['"one"']
+    assert [(asked.method, asked.target) for asked in server.asked] == [("GET", "/bucket/key")]
+    assert server.asked_for("if-match") == [None]
     assert server.asked_for("range") == [None]
     assert server.connections == 1
+
+
+async def test_the_first_answer_says_which_object_it_is_as_head_does(storage: Storage) -> None:
+    headers = {
+        "x-amz-version-id": "v7",
+        "x-amz-storage-class": "STANDARD_IA",
+        "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT",
+    }
+    async with FaultyS3(BODY, headers=headers) as server:
+        async with storage.open(server.config, "bucket", "key") as opened:
+            head = opened.head
+
+        assert head == await storage.head(server.config, "bucket", "key")
+    assert head == ObjectHead(
+        size_bytes=700_000,
+        etag='"one"',
+        version_id="v7",
+        storage_class="STANDARD_IA",
+        last_modified=datetime(2026, 10, 21, 7, 28, tzinfo=UTC),
+    )
+
+
+async def test_a_small_object_comes_whole_and_leaves_its_connection_to_the_next(storage: Storage) -> None:
+    async with FaultyS3(b"small") as server:
+        for _ in range(5):
+            assert await read(storage, server, expected_bytes=5) == b"small"
+
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("expected_bytes", [0, 700_000, None])
+async def test_what_was_expected_changes_nothing_but_the_room_that_is_kept(
+    server: FaultyS3, expected_bytes: int | None
+) -> None:
+    budget = ByteBudget(8 << 20)
+    async with (
+        storage_of(QUICK, budget) as storage,
+        storage.open(server.config, "bucket", "key", expected_bytes=expected_bytes) as opened,
+    ):
+        held_bytes = budget.held_bytes
+        assert b"".join([bytes(block) async for block in opened.blocks()]) == BODY
+
+    assert held_bytes == 200_000 + READ_AHEAD_BYTES
+    assert budget.held_bytes == 0
+    assert server.asked_for("if-match") == ([None, '"one"'] if expected_bytes == 0 else [None])
+
+
+async def test_a_read_that_starts_later_asks_for_the_rest_of_the_object_it_had(
+    storage: Storage, server: FaultyS3
+) -> None:
+    head = await storage.head(server.config, "bucket", "key")
+    server.on_get.append(Act(cut_after=1000))
+
+    assert await read(storage, server, head, start_byte=500_000) == BODY[500_000:]
+
+    assert server.asked_for("range") == ["bytes=500000-", "bytes=501000-"]
+    assert server.asked_for("if-match") == ['"one"'] * 2
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"one"', '"one"'])
+async def test_a_later_start_without_a_pin_that_holds_is_a_mistake_of_the_caller(
+    storage: Storage, server: FaultyS3, etag: str | None
+) -> None:
+    with pytest.raises(ValueError, match="resumable pin"):
+        await read(storage, server, ObjectHead(size_bytes=7, etag=etag) if etag else None, start_byte=7)
+    assert server.asked == []
+
+
+async def test_an_object_with_a_weak_etag_is_read_and_not_resumed(storage: Storage) -> None:
+    async with FaultyS3(BODY, etag='W/"one"') as server:
+        assert await read(storage, server) == BODY
+        assert await read(storage, server, await storage.head(server.config, "bucket", "key")) == BODY
+        server.on_get.append(Act(cut_after=1000))
+        with pytest.raises(ObjectTruncated):
+            await read(storage, server)
+
+        assert server.asked_for("if-match") == server.asked_for("range") == [None] * 3
 
 
 async def test_a_versioned_object_is_pinned_by_its_version(storage: Storage) -> None:
@@ -97,15 +183,18 @@ async def test_a_versioned_object_is_pinned_by_its_version(storage: Storage) -> 
 
         assert await read(storage, server) == BODY
 
-    assert [asked.target for asked in server.asked[1:]] == ["/bucket/key?versionId=v7"] * 2
+    assert [asked.target for asked in server.asked] == ["/bucket/key", "/bucket/key?versionId=v7"]
     assert server.asked_for("range") == [None, "bytes=300000-"]
+    assert server.asked_for("if-match") == [None, None]
 
 
 async def test_the_null_version_is_no_version(storage: Storage) -> None:
     async with FaultyS3(BODY, headers={"x-amz-version-id": "null"}) as server:
+        server.on_get.append(Act(cut_after=300_000))
+
         assert await read(storage, server) == BODY
 
-    assert server.asked_for("if-match") == ['"one"']
+    assert server.asked_for("if-match") == [None, '"one"']
 
 
 async def test_an_object_stored_compressed_is_read_as_it_is_stored(storage: Storage) -> None:
@@ -117,7 +206,7 @@ async def test_an_empty_object_is_asked_for_and_has_no_blocks(storage: Storage) 
     async with FaultyS3(b"") as server:
         assert await read(storage, server) == b""
 
-    assert [asked.method for asked in server.asked] == ["HEAD", "GET"]
+    assert [asked.method for asked in server.asked] == ["GET"]
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
@@ -130,7 +219,7 @@ async def test_a_cut_stream_is_resumed_from_the_last_byte(storage: Storage, serv
     assert len(ranges) == 3
     if not reset:  # a reset also destroys what the kernel had not handed over yet
         assert ranges == [None, "bytes=250000-", "bytes=450000-"]
-    assert server.asked_for("if-match") == ['"one"'] * 3
+    assert server.asked_for("if-match") == [None, '"one"', '"one"']
 
 
 async def test_a_stream_cut_too_often_is_truncated(storage: Storage, server: FaultyS3) -> None:
@@ -166,10 +255,10 @@ async def test_a_dripping_stream_is_cut_and_resumed(server: FaultyS3) -> None:
 
 
 async def test_a_reader_that_is_slow_itself_is_not_cut(impatient: Storage, server: FaultyS3) -> None:
-    head = await impatient.head(server.config, "bucket", "key")
     body = bytearray()
-    async with impatient.read(server.config, "bucket", "key", head) as blocks:
-        async for block in blocks:
+    async with impatient.open(server.config, "bucket", "key") as opened:
+        await asyncio.sleep(2 * IMPATIENT.idle_timeout_s)
+        async for block in opened.blocks():
             if not body:
                 await asyncio.sleep(2 * IMPATIENT.idle_timeout_s)
             body += block
@@ -178,17 +267,49 @@ async def test_a_reader_that_is_slow_itself_is_not_cut(impatient: Storage, serve
     assert len(server.asked_for("range")) == 1
 
 
-async def test_a_chunked_answer_without_a_length_is_read_to_its_end(storage: Storage, server: FaultyS3) -> None:
+async def test_an_answer_without_a_length_is_not_believed_and_head_is_asked(storage: Storage, server: FaultyS3) -> None:
+    server.on_get += [Act(chunked=True), Act(chunked=True)]
+
+    assert await read(storage, server) == BODY
+
+    assert [asked.method for asked in server.asked] == ["GET", "HEAD", "GET"]
+    assert server.asked_for("if-match") == [None, '"one"']
+
+
+@pytest.mark.parametrize("body", [BODY[:5000], b""])
+async def test_a_chunked_answer_that_ends_early_is_resumed(storage: Storage, server: FaultyS3, body: bytes) -> None:
+    server.on_get += [Act(chunked=True, body=body)] * 2
+
+    assert await read(storage, server) == BODY
+    assert server.asked_for("range") == [None, None, f"bytes={len(body)}-" if body else None]
+
+
+async def test_an_object_whose_length_nobody_tells_is_a_fault_of_the_configuration(
+    storage: Storage, server: FaultyS3
+) -> None:
     server.on_get.append(Act(chunked=True))
+    server.on_head.append(Act(chunked=True))
 
-    assert await read(storage, server) == BODY
+    with pytest.raises(ConfigFault, match="without ETag or length"):
+        await read(storage, server)
 
 
-async def test_a_chunked_answer_that_ends_early_is_resumed(storage: Storage, server: FaultyS3) -> None:
-    server.on_get.append(Act(chunked=True, body=BODY[:5000]))
+@pytest.mark.parametrize(
+    "act",
+    [
+        Act(headers={"ETag": ""}),
+        Act(headers={"ETag": '"caf\u00e9"'}),
+        Act(status=206, headers={"Content-Range": "bytes 0-699999/700000"}),
+        Act(status=203),
+    ],
+)
+async def test_an_answer_that_is_not_s3s_is_a_fault_of_the_configuration(
+    storage: Storage, server: FaultyS3, act: Act
+) -> None:
+    server.on_get.append(act)
 
-    assert await read(storage, server) == BODY
-    assert server.asked_for("range") == [None, "bytes=5000-"]
+    with pytest.raises(ConfigFault, match=r"is s3\.endpoint_url an S3 server"):
+        await read(storage, server)
 
 
 @pytest.mark.parametrize(
@@ -203,23 +324,26 @@ async def test_a_chunked_answer_that_ends_early_is_resumed(storage: Storage, ser
         [Act(cut_after=1000), Act(headers={"ETag": '"two"'})],
         [Act(cut_after=1000), Act(ignore_range=True)],
         [Act(cut_after=1000), Act(headers={"Content-Range": "bytes 999-699999/700000"})],
+        [Act(cut_after=1000), Act(headers={"Content-Range": ""})],
+        [Act(cut_after=1000), Act(headers={"ETag": ""})],
         [Act(cut_after=1000), Act(body=BODY + b"x")],
         [Act(cut_after=1000), Act(status=416, code="InvalidRange")],
     ],
 )
-async def test_another_object_than_head_described_is_never_read(
+async def test_another_object_than_was_described_is_never_read(
     storage: Storage, server: FaultyS3, acts: list[Act]
 ) -> None:
+    head = await storage.head(server.config, "bucket", "key")
     server.on_get += acts
 
     with pytest.raises(ObjectChanged):
-        await read(storage, server)
+        await read(storage, server, head)
     assert len(server.asked_for("range")) == len(acts)
 
 
 async def test_another_version_than_asked_for_is_never_read(storage: Storage) -> None:
     async with FaultyS3(BODY, headers={"x-amz-version-id": "v7"}) as server:
-        server.on_get.append(Act(headers={"x-amz-version-id": "v8"}))
+        server.on_get += [Act(cut_after=1000), Act(headers={"x-amz-version-id": "v8"})]
 
         with pytest.raises(ObjectChanged, match="version is 'v8', not 'v7'"):
             await read(storage, server)
@@ -230,6 +354,7 @@ async def test_a_busy_server_is_asked_again_in_place(storage: Storage, server: F
     server.on_head += [act] * 2
     server.on_get += [act, Act(cut_after=1000), act, act]
 
+    assert (await storage.head(server.config, "bucket", "key")).size_bytes == 700_000
     assert await read(storage, server) == BODY
     assert len(server.asked_for("range", "HEAD")) == 3
     assert server.asked_for("range") == [None, None, *["bytes=1000-"] * 3]
@@ -244,10 +369,13 @@ async def test_a_busy_server_is_asked_again_in_place(storage: Storage, server: F
         (Act(status=404, code="NoSuchKey"), ObjectMissing, 1),
         (Act(status=404, body=b"<html>nothing here</html>"), ObjectMissing, 1),
         (Act(status=403, code="AccessDenied"), ObjectForbidden, 1),
-        (Act(status=403, code="SignatureDoesNotMatch"), SigningRefused, 1),
+        (Act(status=403, code="InvalidAccessKeyId"), SigningRefused, 1),
+        (Act(status=403, code="SignatureDoesNotMatch"), SigningRefused, 2),  # the bucket is asked to be sure
         (Act(status=403, code="InvalidObjectState"), ObjectOffline, 1),
-        (Act(status=403, code="RequestTimeTooSkewed"), ConfigFault, 1),
-        (Act(status=403, body=b"{json}"), ObjectForbidden, 1),
+        (Act(status=403, code="RequestTimeTooSkewed"), SigningRefused, 1),
+        (Act(status=403, body=b"{json}"), ObjectForbidden, 2),
+        (Act(status=403, body=b"<Error><Code>&#0;</Code>"), ObjectForbidden, 2),
+        (Act(status=403, body=b"x" * 1_000_000), ObjectForbidden, 2),
     ],
 )
 async def test_a_refused_get_is_tried_as_often_as_it_makes_sense(
@@ -315,6 +443,27 @@ async def test_a_head_refused_without_words_is_the_objects_trouble_unless_the_bu
     ]
 
 
+@pytest.mark.parametrize("act", [Act(status=403, code="SignatureDoesNotMatch"), Act(status=403, body=b"no words")])
+async def test_a_get_whose_path_is_rewritten_on_the_way_is_the_objects_trouble(
+    storage: Storage, server: FaultyS3, act: Act
+) -> None:
+    server.on_get.append(act)
+
+    with pytest.raises(ObjectForbidden, match="s3://bucket/key"):
+        await read(storage, server)
+
+    assert [asked.target for asked in server.asked] == ["/bucket/key", "/bucket?versioning"]
+
+
+async def test_an_error_document_that_would_blow_up_a_parser_is_not_parsed(storage: Storage, server: FaultyS3) -> None:
+    entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12))
+    bomb = f'<!DOCTYPE Error [<!ENTITY e0 "x">{entities}]><Error><Code>&e11;</Code></Error>'.encode()
+    server.on_get.append(Act(status=404, body=bomb))
+
+    with pytest.raises(ObjectMissing, match=r"answered 404$"):
+        await read(storage, server)
+
+
 async def test_a_refusal_whose_reason_is_lost_is_not_held_against_the_object(
     storage: Storage, server: FaultyS3
 ) -> None:
@@ -354,7 +503,7 @@ async def test_a_server_that_never_answers_is_a_timeout(impatient: Storage, serv
     (server.on_head if method == "HEAD" else server.on_get).extend([Act(silent=True)] * 3)
 
     with pytest.raises(StorageTimeout, match="s3://bucket/key: no answer from the S3 server"):
-        await read(impatient, server)
+        await asked_by(impatient, server, method)
     assert len(server.asked_for("host", method)) == 3
 
 
@@ -387,10 +536,10 @@ async def test_a_redirect_is_not_followed(storage: Storage, server: FaultyS3, me
         (server.on_head if method == "HEAD" else server.on_get).append(act)
 
         with pytest.raises(ConfigFault, match=r"set s3\.region = eu-west-3"):
-            await read(storage, server)
+            await asked_by(storage, server, method)
 
         assert elsewhere.asked == []
-    assert [asked.method for asked in server.asked] == ["HEAD", "GET"][: 1 if method == "HEAD" else 2]
+    assert [asked.method for asked in server.asked] == [method]
 
 
 async def test_a_signature_for_another_region_is_reported_and_not_repaired(storage: Storage, server: FaultyS3) -> None:
@@ -398,7 +547,7 @@ async def test_a_signature_for_another_region_is_reported_and_not_repaired(stora
 
     with pytest.raises(ConfigFault, match=r"set s3\.region = eu-west-3"):
         await read(storage, server)
-    assert [asked.method for asked in server.asked] == ["HEAD", "GET"]
+    assert [asked.method for asked in server.asked] == ["GET"]
 
 
 async def test_a_server_that_is_not_there_is_a_timeout(storage: Storage) -> None:
@@ -526,7 +675,7 @@ async def test_a_server_that_does_not_speak_http_is_a_timeout(storage: Storage, 
 @pytest.mark.parametrize(
     "trouble",
     [
-        lambda server: server.on_head.append(Act(status=403, code="-")),
+        lambda server: server.on_get.append(Act(status=403, code="InvalidAccessKeyId")),
         lambda server: server.on_get.append(Act(status=403, code="SignatureDoesNotMatch")),
         lambda server: server.on_get.extend([Act(cut_after=1)] * 3),
         lambda server: server.on_get.extend([Act(raw=b"HTTP/1.1 abc\r\n\r\n")] * 3),
@@ -567,13 +716,12 @@ async def test_many_streams_share_a_small_budget_and_all_come_through(server: Fa
     most_held_bytes = 0
 
     async with storage_of(StoragePace(block_bytes=1 << 20, connections=64), budget) as storage:
-        head = await storage.head(server.config, "bucket", "key")
 
         async def one() -> str:
             nonlocal most_held_bytes
             digest = hashlib.sha256()
-            async with storage.read(server.config, "bucket", "key", head) as blocks:
-                async for block in blocks:
+            async with storage.open(server.config, "bucket", "key", expected_bytes=len(BODY)) as opened:
+                async for block in opened.blocks():
                     most_held_bytes = max(most_held_bytes, budget.held_bytes)
                     digest.update(block)
             return digest.hexdigest()

@@ -67,6 +67,9 @@ async def test_a_certificate_nobody_vouches_for_is_a_fault_of_the_configuration(
 ) -> None:
     with pytest.raises(ConfigFault, match=r"the certificate of 127\.0\.0\.1:\d+ is not trusted"):
         await storage.head(server.config, "bucket", "key")
+    with pytest.raises(ConfigFault, match="is not trusted"):
+        async with storage.open(server.config, "bucket", "key"):
+            pass
     assert server.asked == []
 
 
@@ -76,9 +79,8 @@ async def test_an_authority_named_by_aws_ca_bundle_is_trusted_and_cut_streams_ar
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     server.on_get += [Act(cut_after=1_500_000), Act(cut_after=100_000, reset=True)]
 
-    head = await storage.head(server.config, "bucket", "key")
-    async with storage.read(server.config, "bucket", "key", head) as blocks:
-        body = b"".join([bytes(block) async for block in blocks])
+    async with storage.open(server.config, "bucket", "key") as opened:
+        body = b"".join([bytes(block) async for block in opened.blocks()])
 
     assert body == BODY
     assert len(server.asked_for("range")) == 3

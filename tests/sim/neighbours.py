@@ -159,6 +159,14 @@ class Thing:
         self.versions[f'"{len(self.versions)}-{hashlib.sha256(body).hexdigest()[:8]}"'] = body
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimObject:
+    """An open object: one question, which told what it is, and then its bytes."""
+
+    head: ObjectHead
+    blocks: Callable[[], AsyncIterator[memoryview]]
+
+
 class SimStorage:
     """The interface of `hashmill.storage.client.Storage`, for one process. `killed` ends it."""
 
@@ -171,15 +179,13 @@ class SimStorage:
         await self._pause()
         return not self._world.storage_away
 
-    async def head(self, config: Any, bucket: str, key: str) -> ObjectHead:
-        thing = await self._found(key)
-        return ObjectHead(size_bytes=len(thing.versions[thing.etag]), etag=thing.etag)
-
     @asynccontextmanager
-    async def read(
-        self, config: Any, bucket: str, key: str, head: ObjectHead
-    ) -> AsyncIterator[AsyncIterator[memoryview]]:
-        yield self._blocks(key, head)
+    async def open(
+        self, config: Any, bucket: str, key: str, *, expected_bytes: int | None = None
+    ) -> AsyncIterator["SimObject"]:
+        thing = await self._found(key)
+        head = ObjectHead(size_bytes=len(thing.versions[thing.etag]), etag=thing.etag)
+        yield SimObject(head=head, blocks=lambda: self._blocks(key, head))
 
     async def _blocks(self, key: str, head: ObjectHead) -> AsyncIterator[memoryview]:
         world = self._world

@@ -1,7 +1,9 @@
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 from random import Random
+from typing import Any
 
 import aiohttp
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashmill.domain.errors import ObjectChanged, ObjectTruncated, StorageTimeout
-from hashmill.storage.config import ObjectPlace, StoragePace
+from hashmill.storage.config import ObjectHead, ObjectPlace, StoragePace
 from hashmill.storage.retry import Retry
 from hashmill.storage.stream import ByteStream, ObjectReader
 
@@ -40,16 +42,40 @@ async def no_pause(_pause_s: float) -> None:
     await asyncio.sleep(0)
 
 
-def reader(
+@asynccontextmanager
+async def reader(
     size_bytes: int,
     open_at: Callable[[int], Awaitable[ByteStream]],
     *,
+    block_bytes: int,
+    start_byte: int = 0,
+    etag: str = '"one"',
     pace: StoragePace | None = None,
     clock: Callable[[], float] = lambda: 0.0,
-) -> ObjectReader:
+) -> AsyncIterator[ObjectReader]:
     pace = pace or StoragePace()
-    retry = Retry(pace=pace, sleep=no_pause, random=lambda: 0.0)
-    return ObjectReader(PLACE, size_bytes, open_at, pace=pace, retry=retry, clock=clock)
+    reader = ObjectReader(
+        PLACE,
+        ObjectHead(size_bytes=size_bytes, etag=etag),
+        await open_at(start_byte),
+        open_at,
+        start_byte=start_byte,
+        block_bytes=block_bytes,
+        pace=pace,
+        retry=Retry(pace=pace, sleep=no_pause, random=lambda: 0.0),
+        clock=clock,
+    )
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+async def all_blocks(
+    size_bytes: int, open_at: Callable[[int], Awaitable[ByteStream]], *, block_bytes: int, **more: Any
+) -> list[bytes]:
+    async with reader(size_bytes, open_at, block_bytes=block_bytes, **more) as opened:
+        return [bytes(block) async for block in opened.blocks()]
 
 
 def cut(body: bytes, random: Random) -> list[bytes]:
@@ -67,10 +93,11 @@ def cut(body: bytes, random: Random) -> list[bytes]:
     resumes_max=st.integers(0, 8),
     seed=st.integers(0, 2**32),
 )
-def test_resumed_at_any_cuts_the_blocks_are_the_object(
+def test_resumed_at_any_cuts_from_any_byte_the_blocks_are_the_object(
     body: bytes, block_bytes: int, resumes_max: int, seed: int
 ) -> None:
     random = Random(seed)
+    first_byte = random.choice([0, random.randint(0, max(0, len(body) - 1))])
     block_bytes = max(block_bytes, len(body) // 40)
     breaks_left = resumes_max
     opened: list[Pieces] = []
@@ -89,16 +116,18 @@ def test_resumed_at_any_cuts_the_blocks_are_the_object(
     async def read() -> list[bytes]:
         seen: list[bytes] = []
         before = None
-        async for block in reader(len(body), open_at, pace=StoragePace(resumes_max=resumes_max)).blocks(block_bytes):
-            if before is not None:
-                assert bytes(before) == seen[-1]  # still valid while this one is in hand
-            seen.append(bytes(block))
-            before = block
+        pace = StoragePace(resumes_max=resumes_max)
+        async with reader(len(body), open_at, block_bytes=block_bytes, start_byte=first_byte, pace=pace) as opened:
+            async for block in opened.blocks():
+                if before is not None:
+                    assert bytes(before) == seen[-1]  # still valid while this one is in hand
+                seen.append(bytes(block))
+                before = block
         return seen
 
     blocks = asyncio.run(read())
 
-    assert b"".join(blocks) == body
+    assert b"".join(blocks) == body[first_byte:]
     assert all(len(block) == block_bytes for block in blocks[:-1])
     assert all(blocks)
     assert all(stream.closed for stream in opened)
@@ -110,7 +139,8 @@ async def test_a_small_object_that_came_in_one_piece_is_not_copied() -> None:
     async def open_at(_start_byte: int) -> Pieces:
         return Pieces([piece])
 
-    blocks = [block async for block in reader(1000, open_at).blocks(4096)]
+    async with reader(1000, open_at, block_bytes=4096) as opened:
+        blocks = [block async for block in opened.blocks()]
 
     assert [block.obj for block in blocks] == [piece]
 
@@ -123,7 +153,7 @@ async def test_a_stream_that_keeps_breaking_off_is_truncated_after_its_resumes()
         return Pieces([b"x" * 10], ConnectionResetError("reset"))
 
     with pytest.raises(ObjectTruncated) as raised:
-        _ = [block async for block in reader(1000, open_at, pace=StoragePace(resumes_max=3)).blocks(100)]
+        await all_blocks(1000, open_at, block_bytes=100, pace=StoragePace(resumes_max=3))
 
     assert asked == [0, 10, 20, 30]
     assert (raised.value.expected_bytes, raised.value.received_bytes) == (1000, 40)
@@ -136,7 +166,7 @@ async def test_a_stream_that_keeps_falling_silent_is_a_timeout() -> None:
         return Pieces([b"x"], TimeoutError())
 
     with pytest.raises(StorageTimeout, match=r"s3://bucket/key: nothing came for 20 s"):
-        _ = [block async for block in reader(1000, open_at).blocks(100)]
+        await all_blocks(1000, open_at, block_bytes=100)
 
 
 async def test_more_bytes_than_promised_are_another_object() -> None:
@@ -144,14 +174,14 @@ async def test_more_bytes_than_promised_are_another_object() -> None:
         return Pieces([b"x" * 60, b"x" * 41])
 
     with pytest.raises(ObjectChanged, match="more than the 100 bytes"):
-        _ = [block async for block in reader(100, open_at).blocks(100)]
+        await all_blocks(100, open_at, block_bytes=100)
 
 
 async def test_an_error_after_the_last_byte_does_not_matter() -> None:
     async def open_at(_start_byte: int) -> Pieces:
         return Pieces([b"x" * 60, b"x" * 40], ConnectionResetError())
 
-    blocks = [bytes(block) async for block in reader(100, open_at, pace=StoragePace(resumes_max=0)).blocks(64)]
+    blocks = await all_blocks(100, open_at, block_bytes=64, pace=StoragePace(resumes_max=0))
 
     assert b"".join(blocks) == b"x" * 100
 
@@ -166,7 +196,7 @@ async def test_a_dripping_stream_is_cut_after_one_window_and_keeps_what_it_got()
 
     slow = StoragePace(min_bytes_per_s=2, throughput_window_s=10, resumes_max=1)
     with pytest.raises(StorageTimeout, match=r"only 10 bytes came in 10\.0 s; s3\.min_bytes_per_s is 2"):
-        _ = [block async for block in reader(1000, open_at, pace=slow, clock=lambda: float(next(seconds))).blocks(100)]
+        await all_blocks(1000, open_at, block_bytes=100, pace=slow, clock=lambda: float(next(seconds)))
 
     assert asked == [0, 10]
 
@@ -181,8 +211,9 @@ async def test_the_time_we_take_ourselves_does_not_count_as_slowness() -> None:
         return 3600.0 * len(taken)
 
     pace = StoragePace(min_bytes_per_s=1_000_000, throughput_window_s=10, resumes_max=0)
-    async for block in reader(100, open_at, pace=pace, clock=clock).blocks(1):
-        taken.append(bytes(block))
+    async with reader(100, open_at, block_bytes=1, pace=pace, clock=clock) as opened:
+        async for block in opened.blocks():
+            taken.append(bytes(block))
 
     assert b"".join(taken) == b"x" * 100
 
@@ -193,8 +224,20 @@ async def test_a_reader_that_stops_early_hangs_up() -> None:
     async def open_at(_start_byte: int) -> Pieces:
         return stream
 
-    blocks = reader(100, open_at).blocks(10)
-    await anext(blocks)
-    await blocks.aclose()
+    async with reader(100, open_at, block_bytes=10) as opened:
+        await anext(opened.blocks())
 
     assert stream.closed
+
+
+async def test_a_weak_etag_is_no_pin_and_its_object_is_not_resumed() -> None:
+    asked: list[int] = []
+
+    async def open_at(start_byte: int) -> Pieces:
+        asked.append(start_byte)
+        return Pieces([b"x" * 10], ConnectionResetError("reset"))
+
+    with pytest.raises(ObjectTruncated):
+        await all_blocks(1000, open_at, block_bytes=100, etag='W/"one"')
+
+    assert asked == [0]
