@@ -7,11 +7,12 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
 import pytest
+from aiobotocore.credentials import AioRefreshableCredentials
 from aiobotocore.session import AioSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ from hashmill.domain.secret import Secret
 from hashmill.storage.budget import ByteBudget
 from hashmill.storage.client import Storage
 from hashmill.storage.config import ObjectHead, StorageConfig, StoragePace
+from hashmill.storage.link import open_link
 from hashmill.storage.wire import READ_AHEAD_BYTES
 from tests.helpers.faulty_s3 import SECRET_KEY, SESSION_TOKEN, Act, FaultyS3
 from tests.helpers.wait import wait_until_async
@@ -757,3 +759,78 @@ async def test_a_closed_storage_has_hung_up_everywhere(server: FaultyS3) -> None
         await storage.close()
 
         await wait_until_async(lambda: server.open_connections + other.open_connections == 0)
+
+
+class Chain:
+    """Keys of a role that expire, as a session finds them; each refresh gives others."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.given = 0
+
+    async def refreshed(self) -> dict[str, str]:
+        self.given += 1
+        expiry = self.now + timedelta(hours=1)
+        return {
+            "access_key": f"AKID{self.given}",
+            "secret_key": "s",
+            "token": f"token{self.given}",
+            "expiry_time": expiry.isoformat(),
+        }
+
+    async def load_credentials(self) -> AioRefreshableCredentials:
+        return AioRefreshableCredentials(
+            "AKID0",
+            "s",
+            "token0",
+            self.now + timedelta(hours=1),
+            self.refreshed,
+            "test",
+            time_fetcher=lambda: self.now,
+        )
+
+
+async def test_keys_that_expire_in_mid_run_are_refreshed(server: FaultyS3) -> None:
+    chain = Chain()
+    session = AioSession()
+    session.register_component("credential_provider", chain)
+    storage = Storage(QUICK, ByteBudget(64 << 20), session=session, random=lambda: 0.0)
+    config = StorageConfig(endpoint_url=server.endpoint_url)
+    try:
+        for _ in range(3):
+            async with storage.open(config, "bucket", "key"):
+                pass
+            chain.now += timedelta(minutes=55)
+    finally:
+        await storage.close()
+
+    assert server.asked_for("x-amz-security-token") == ["token0", "token1", "token2"]
+    assert [f"AKID{n}/" in (said or "") for n, said in enumerate(server.asked_for("authorization"))] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("style", "endpoint_url", "bucket", "root"),
+    [
+        ("path", "http://s3.example.org:9000", "a.b", "http://s3.example.org:9000/a.b/"),
+        ("virtual", "http://s3.example.org:9000", "bucket", "http://bucket.s3.example.org:9000/"),
+        ("auto", "https://s3.example.org/gate", "bucket", "https://s3.example.org/gate/bucket/"),
+        ("virtual", None, "bucket", "https://bucket.s3.eu-west-3.amazonaws.com/"),
+        ("path", None, "a.b", "https://s3.eu-west-3.amazonaws.com/a.b/"),
+    ],
+)
+async def test_a_bucket_is_where_the_rules_of_botocore_say(
+    style: Any, endpoint_url: str | None, bucket: str, root: str
+) -> None:
+    config = StorageConfig(
+        endpoint_url=endpoint_url,
+        region="eu-west-3",
+        addressing_style=style,
+        access_key_id="AKIDEXAMPLE",
+        secret_access_key=Secret(SECRET_KEY),
+    )
+    async with open_link(SESSION, config, QUICK) as link:
+        address = await link.address(bucket)
+
+        assert (address.root, address.region, address.service) == (root, "eu-west-3", "s3")
+        with pytest.raises(ConfigFault, match="directory buckets"):
+            await link.address("bucket--euw3-az1--x-s3")
