@@ -8,6 +8,7 @@ three digests at once. CPU is user and system time of this process, all threads;
 takes the reports are other processes. Each round is a process of its own over a fresh ledger; with `--against` the
 package of that commit takes turns with this one. Parts, in ms of CPU per file:
 
+    list       write the rows of files found
     claim      take a ticket's files            settle     write results, entries and reports
     worker     a whole ticket, `hash_files`     flow       worker without claim and settle
     number     give entries their numbers       rows       take reports and mark them sent, per report
@@ -157,6 +158,7 @@ class Measured:
     def __init__(self, url: str, count: int, messages: str) -> None:
         self.rules = Rules(messages=messages, allowed_origins=frozenset({"http://127.0.0.1:1"}), tick_s=0.01)
         self.count = count
+        self.listed_s = 0.0
         self.ledger = Ledger(url)
         self.sealer = Sealer(Secret(new_key()))
         migrate.upgrade(self.ledger.engine, Path(hashmill.__file__).parents[1] / "migrations")
@@ -165,6 +167,7 @@ class Measured:
         """Return ms of CPU by part."""
         taken: dict[str, float] = {}
         run = self._run("steps", "http://127.0.0.1:1")
+        taken["list"] = 1000 * self.listed_s / self.count
         tickets = self._tickets(run)
         for ticket in tickets[:WARM_UP]:
             self._settle(run, self._claim(ticket))
@@ -255,7 +258,9 @@ class Measured:
                 )
                 for number in range(first, min(first + 1000, self.count + 1))
             ]
+            began = time.process_time()
             self.ledger.write_now(expansions.add_files, expansion, page, cursor={}, lease_s=600)
+            self.listed_s += time.process_time() - began
         self.ledger.write_now(expansions.end, expansion, {})
         found = self.ledger.read_now(runs.get, run.run_id)
         assert found is not None
