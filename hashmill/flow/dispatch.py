@@ -158,16 +158,16 @@ class Dispatcher:
         given: list[Ticket] = []
         by_tenant = self.open[lane]
 
-        def from_tenant(tenant_id: str) -> int:
+        def from_tenant(tenant_id: str) -> float:
             shares = by_tenant[tenant_id]
 
-            def from_share(share: Share) -> int:
+            def from_share(share: Share) -> float:
                 ticket = self._ticket(connection, rules, *share)
                 if ticket is None:
                     del shares[share]  # not asked again before the next look
                     return 0
                 given.append(ticket)
-                return 1
+                return len(ticket.files) / rules.batch(ticket.size_class)
 
             return self.members.setdefault((lane, tenant_id), DeficitRing()).serve(shares, 1, from_share)
 

@@ -140,3 +140,18 @@ def test_nobody_is_no_work() -> None:
 @pytest.mark.parametrize(("priority", "weight"), [(0, 10.0), (5, 5.0), (9, 1.0)])
 def test_the_most_urgent_run_weighs_ten_times_the_most_patient(priority: int, weight: float) -> None:
     assert run_weight(priority) == weight
+
+
+def test_who_has_only_small_tickets_gets_as_much_as_who_has_full_ones() -> None:
+    got = {"giant": 0.0, "small": 0.0}
+    cost = {"giant": 1.0, "small": 20 / 64}
+
+    def take(key: str) -> float:
+        got[key] += cost[key]
+        return cost[key]
+
+    ring = DeficitRing[str]()
+    for _ in range(200):
+        ring.serve({"giant": 1.0, "small": 1.0}, 3, take)
+
+    assert abs(got["giant"] - got["small"]) <= 2
