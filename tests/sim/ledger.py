@@ -31,26 +31,35 @@ class Database:
     """One SQLite in memory that every world of this process takes in turn; `renew` empties it."""
 
     def __init__(self) -> None:
-        self._raw = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        self._raw.execute("PRAGMA foreign_keys = ON")
+        self.clock_s: Callable[[], float] = lambda: BEGIN_S
+        self._raw = self._opened()
         self.engine = sa.create_engine("sqlite://", creator=lambda: self._raw, poolclass=sa.StaticPool)
         sa.event.listen(self.engine, "begin", lambda connection: self._raw.execute("BEGIN"))
         migrate.upgrade(self.engine, app_home() / "migrations")
         self._empty = self._raw.serialize()
         self._connection = self.engine.connect()
-        self.clock_s: Callable[[], float] = lambda: BEGIN_S
+
+    def _opened(self) -> sqlite3.Connection:
+        raw = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        raw.execute("PRAGMA foreign_keys = ON")
         # What now_ms() is made of on SQLite. 0.5: a fraction of a millisecond must not round down.
-        self._raw.create_function(
+        raw.create_function(
             "julianday", 1, lambda _: 2440587.5 + (int(self.now_ms()) + 0.5) / 86_400_000, deterministic=False
         )
+        return raw
 
     def now_ms(self) -> float:
         return BEGIN_MS + (self.clock_s() - BEGIN_S) * 1000
 
     def renew(self, clock_s: Callable[[], float]) -> None:
         """Start over: an empty ledger at head, and another clock."""
+        self._connection.close()
+        self.engine.dispose()
+        # A new connection: on one that has used json_each, SQLite 3.40 keeps that table in a schema which deserialize
+        # frees, and crashes.
+        self._raw = self._opened()
         self._raw.deserialize(self._empty)
-        self._raw.execute("PRAGMA foreign_keys = ON")
+        self._connection = self.engine.connect()
         self.clock_s = clock_s
 
     def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
