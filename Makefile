@@ -10,14 +10,14 @@ export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test sim fault soak bench demo up docs lock clean
+.PHONY: help setup check test sim fuzz fault soak bench bench-kernel demo up docs lock clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 setup: $(READY) ## the environment in .venv, from the locked versions
 
-$(READY): requirements-all.txt pyproject.toml
+$(READY): requirements-all.txt pyproject.toml hatch_build.py $(wildcard hashmill/hashing/native/*.[ch])
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON). Install Python 3.11 or newer (Debian: apt-get install python3 python3-venv), or name one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11. Install a newer one and name it: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments. Install its venv module (Debian: apt-get install python3-venv)"; exit 1; }
@@ -29,6 +29,7 @@ $(READY): requirements-all.txt pyproject.toml
 	  echo "uv did not do it; going on with pip, which is slower"; \
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-all.txt && $(BIN)/python -m pip install --quiet --no-deps -e .; \
 	fi
+	@$(BIN)/python -c 'from hashmill.hashing.fused import why_not; why = why_not(); print(f"hashlib serves alone; no fast kernel: {why}" if why else "the native kernel was built and passed its self-test")'
 	@touch $@
 
 check: $(READY) ## format, lint, types, floors, locks
@@ -44,6 +45,10 @@ test: $(READY) ## the whole suite but the faults, on servers it starts itself (A
 sim: $(READY) ## simulated worlds, one per seed (SEEDS=100000, FIRST=n; SEED=n tells the story of one)
 	$(BIN)/python -m tests.sim.run $(if $(SEED),--seed $(SEED)$(if $(MUTATION), --mutation $(MUTATION)),--seeds $(or $(SEEDS),2000) --first $(or $(FIRST),1))
 
+fuzz: $(READY) ## the native kernel against hashlib: CASES=1000000 as built, then 100000 under the sanitizers (SEED=n)
+	$(BIN)/python -m tests.fuzz.run --cases $(or $(CASES),1000000) --seed $(or $(SEED),1)
+	$(BIN)/python -m tests.fuzz.run --sanitized --cases $(or $(SANITIZED_CASES),100000) --seed $(or $(SEED),1)
+
 fault: $(READY) ## kills, cuts and refusals, one row after the other, their table at the end (ARGS="-k redis" narrows it)
 	$(BIN)/pytest -m fault -s $(ARGS) tests/fault
 
@@ -52,6 +57,9 @@ soak: $(READY) ## faults of every kind at random for HOURS=n, then the checker (
 
 bench: $(READY) ## the benchmarks, one after the other
 	@for question in benchmarks/bench_*.py; do echo "$$question"; $(BIN)/python -m benchmarks.$$(basename $$question .py) || exit 1; done
+
+bench-kernel: $(READY) ## the native kernel beside hashlib, into benchmarks/results/kernel.json
+	$(BIN)/python -m benchmarks.bench_kernel
 
 demo: $(READY) ## one event from the trigger to the proof (KEEP=1 leaves it running)
 	$(BIN)/hashmill demo $(if $(filter-out 0 no false,$(KEEP)),--keep)

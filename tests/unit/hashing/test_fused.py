@@ -159,7 +159,11 @@ def test_two_threads_on_one_hasher_are_refused_and_nothing_breaks() -> None:
 
     def feed() -> None:
         for _ in range(30):
-            for act in (lambda: hasher.update(block), lambda: update_many([(hasher, block)])):
+            acts: tuple[Callable[[], None], ...] = (
+                lambda: hasher.update(block),
+                lambda: update_many([(hasher, block)]),
+            )
+            for act in acts:
                 try:
                     act()
                     fed.append(len(block))
