@@ -73,7 +73,7 @@ def fault_of(native: NativeKernel, kernel: str | None = None) -> str:
         hasher.update(text)
         if hasher.digest(BITS[name]).hex() != answer:
             return f"{name} of {text!r} is wrong"
-    data = memoryview(random.Random(1).randbytes(4096))  # noqa: S311 - the same in every process, so that a fault is too
+    data = memoryview(random.Random(1).randbytes(8192))  # noqa: S311 - the same in every process, so that a fault is too
     for mask in MASKS:
         for fault in _faults(native, kernel, mask, data):
             return fault
@@ -92,7 +92,7 @@ def _faults(native: NativeKernel, kernel: str | None, mask: int, data: memoryvie
     for streams in (2, 3, 4):
         hashers = [native.Fused(mask, kernel) for _ in range(streams)]
         pieces: list[list[memoryview]] = [[] for _ in hashers]
-        for lengths in ((700, 900, 260, 1500), (64, 64, 64, 64), (1, 2000, 5, 700)):
+        for lengths in ((700, 900, 260, 1500), (64, 64, 64, 64), (1, 2000, 5, 700), (5000, 5100, 4800, 6000)):
             for number, length in enumerate(islice(cycle(lengths), streams)):
                 pieces[number].append(data[number * 7 : number * 7 + length])
             native.update_many(tuple((hasher, piece[-1]) for hasher, piece in zip(hashers, pieces, strict=True)))

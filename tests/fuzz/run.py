@@ -51,8 +51,8 @@ def run(native: Any, cases: int, seed: int, first: int = 0, again: str = "") -> 
     for number in range(first, first + cases):
         try:
             check(native, seed, number)
-        except AssertionError as fault:
-            print(f"differs from hashlib: {fault}")
+        except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as fault:
+            print(f"differs from hashlib: {type(fault).__name__}: {fault}")
             print(f"again: python -m tests.fuzz.run {again}--cases 1 --seed {seed} --first {number}")
             return 1
     spent_s = time.process_time() - began
