@@ -29,6 +29,8 @@ $(READY): requirements-all.txt pyproject.toml hatch_build.py $(wildcard hashmill
 	  echo "uv did not do it; going on with pip, which is slower"; \
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-all.txt && $(BIN)/python -m pip install --quiet --no-deps -e .; \
 	fi
+	@# The installer keeps to itself why the kernel could not be built: ask the compiler once more.
+	@test "$$HASHMILL_BUILD_KERNEL" = 0 || test -e hashmill/hashing/_kernel.abi3.so || $(BIN)/python -m hashmill.hashing.native.compile $$CC || true
 	@$(BIN)/python -c 'from hashmill.hashing.fused import why_not; why = why_not(); print(f"hashlib serves alone; no fast kernel: {why}" if why else "the native kernel was built and passed its self-test")'
 	@touch $@
 
