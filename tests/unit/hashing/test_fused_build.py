@@ -1,5 +1,6 @@
 """A kernel that cannot be compiled is a sentence, never a failed install or half a file."""
 
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ from hashmill.hashing.native.compile import compile_kernel
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Path:
+def target(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    include = tmp_path_factory.mktemp("include")  # a Python without its headers runs these tests too
+    (include / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(include)})
     target = tmp_path / "_kernel.abi3.so"
     target.write_bytes(b"the one before")
     return target
@@ -41,3 +45,9 @@ def test_a_compiler_that_fails_leaves_what_was_there(target: Path, tmp_path: Pat
 
 def test_a_compiler_that_is_not_there_is_a_reason_too(target: Path) -> None:
     assert "No such file" in compile_kernel(target, compiler="/nowhere/cc")
+
+
+def test_a_python_without_its_headers_is_a_reason_too(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": "/nowhere"})
+
+    assert compile_kernel(target, compiler="cc") == "no Python.h in /nowhere"
