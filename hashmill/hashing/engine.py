@@ -1,14 +1,21 @@
 """Blocks in, every digest out: the next block is fetched while the present one is hashed."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
 from time import perf_counter
 from typing import Final
 
 from hashmill.domain.digest import HashedObject
 from hashmill.domain.errors import AlgorithmFailed
-from hashmill.hashing.registry import Block, Hasher, open_hasher
+from hashmill.hashing import fused
+from hashmill.hashing.registry import Block, Hasher, open_hashers
+
+SIDE_BY_SIDE: Final = 4
+"""Streams that one hash thread feeds to the native kernel together; see benchmarks/results/kernel.json."""
 
 _LIBRARY_ERRORS: Final = (
     ArithmeticError,
@@ -35,6 +42,7 @@ class HashEngine:
         self._threads = threads
         self._inline_max_bytes = inline_max_bytes
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
+        self._weaver = _Weaver(threads)
         self._objects_in_work = 0
 
     async def digest(self, blocks: AsyncIterator[Block], algorithms: Sequence[str]) -> HashedObject:
@@ -46,7 +54,7 @@ class HashEngine:
 
         Raises `AlgorithmFailed`, which names the algorithm, when there is none of that name or its library fails.
         """
-        mills = [_Mill(name, open_hasher(name)) for name in dict.fromkeys(algorithms)]
+        mills = [_Mill(hasher) for hasher in open_hashers(algorithms)]
         size_bytes = 0
         jobs: list[asyncio.Future[None]] = []
         self._objects_in_work += 1
@@ -59,10 +67,12 @@ class HashEngine:
         finally:
             self._objects_in_work -= 1
             await _quiet(jobs)
+        computed = {name: mill.hasher for mill in mills for name in mill.hasher.algorithms}
+        asked = dict.fromkeys(algorithms)
         return HashedObject(
             size_bytes=size_bytes,
-            digests={mill.algorithm: mill.hasher.hexdigest() for mill in mills},
-            backends={mill.algorithm: mill.hasher.backend for mill in mills},
+            digests={name: computed[name].hexdigest(name) for name in asked},
+            backends={name: computed[name].backend for name in asked},
         )
 
     def close(self) -> None:
@@ -74,23 +84,30 @@ class HashEngine:
         if len(block) <= self._inline_max_bytes:
             _feed(mills, block)
             return []
+        loop = asyncio.get_running_loop()
+        jobs: list[asyncio.Future[None]] = []
+        others = []
+        for mill in mills:
+            if isinstance(mill.hasher, fused.Fused):
+                jobs.append(asyncio.wrap_future(self._weaver.add(mill.hasher, block), loop=loop))
+                self._pool.submit(self._weaver.feed_some)
+            else:
+                others.append(mill)
         if self._objects_in_work > 1 or self._threads == 1:
             # Every core has an object of its own: one job, so that the block is still in the cache for the next mill.
-            parts = [mills]
+            parts = [others] if others else []
         else:
             # The slowest first, measured and not assumed, so that the quick ones share the other cores.
-            parts = [[mill] for mill in sorted(mills, key=lambda mill: mill.spent_s, reverse=True)]
-        loop = asyncio.get_running_loop()
-        return [loop.run_in_executor(self._pool, _feed, part, block) for part in parts]
+            parts = [[mill] for mill in sorted(others, key=lambda mill: mill.spent_s, reverse=True)]
+        return jobs + [loop.run_in_executor(self._pool, _feed, part, block) for part in parts]
 
 
 class _Mill:
-    """One algorithm of one object, and the time it took so far."""
+    """One hasher of one object, and the time it took so far."""
 
-    __slots__ = ("algorithm", "hasher", "spent_s")
+    __slots__ = ("hasher", "spent_s")
 
-    def __init__(self, algorithm: str, hasher: Hasher) -> None:
-        self.algorithm = algorithm
+    def __init__(self, hasher: Hasher) -> None:
         self.hasher = hasher
         self.spent_s = 0.0
 
@@ -101,8 +118,74 @@ def _feed(mills: list[_Mill], block: Block) -> None:
         try:
             mill.hasher.update(block)
         except _LIBRARY_ERRORS as error:
-            raise AlgorithmFailed(f"{mill.algorithm} ({mill.hasher.backend}): {error}") from error
+            raise _failed(mill.hasher, error) from error
         mill.spent_s += perf_counter() - started
+
+
+def _failed(hasher: Hasher, error: BaseException) -> AlgorithmFailed:
+    return AlgorithmFailed(f"{', '.join(hasher.algorithms)} ({hasher.backend}): {error}")
+
+
+@dataclass(slots=True)
+class _Weaver:
+    """Blocks of several objects that wait for the native kernel, which hashes some side by side in much less time.
+
+    `feed_some` is called once for each block that was added, by the hash threads; a call whose block another one took
+    along finds nothing left to do.
+    """
+
+    threads: int
+    _waiting: deque[tuple[fused.Fused, Block, "Future[None]"]] = field(default_factory=deque)
+    _at_work: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def add(self, hasher: fused.Fused, block: Block) -> "Future[None]":
+        """Let `block` wait; the future ends when it was fed."""
+        fed: Future[None] = Future()
+        fed.set_running_or_notify_cancel()  # not to be cancelled: the block is lent until it was fed
+        with self._lock:
+            self._waiting.append((hasher, block, fed))
+        return fed
+
+    def feed_some(self) -> None:
+        """Feed this thread's share of what waits."""
+        with self._lock:
+            taken = self._take()
+            self._at_work += 1
+        try:
+            if taken:
+                fused.update_many([(hasher, block) for hasher, block, _ in taken])
+        except _LIBRARY_ERRORS:
+            # None was fed. One by one, so that what is wrong with one object fails no other.
+            for hasher, block, fed in taken:
+                _feed_one(hasher, block, fed)
+        else:
+            for _, _, fed in taken:
+                fed.set_result(None)
+        finally:
+            with self._lock:
+                self._at_work -= 1
+
+    def _take(self) -> list[tuple[fused.Fused, Block, "Future[None]"]]:
+        """Take some that want the same algorithms: as many as leave their share to each thread that is idle."""
+        if not self._waiting:
+            return []
+        idle = max(1, self.threads - self._at_work)
+        share = min(SIDE_BY_SIDE, -(-len(self._waiting) // idle))
+        algorithms = self._waiting[0][0].algorithms
+        taken = [job for job in self._waiting if job[0].algorithms == algorithms][:share]
+        for job in taken:
+            self._waiting.remove(job)
+        return taken
+
+
+def _feed_one(hasher: fused.Fused, block: Block, fed: "Future[None]") -> None:
+    try:
+        hasher.update(block)
+    except _LIBRARY_ERRORS as error:
+        fed.set_exception(_failed(hasher, error))
+    else:
+        fed.set_result(None)
 
 
 async def _finish(jobs: list[asyncio.Future[None]]) -> None:

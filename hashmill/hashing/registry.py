@@ -9,7 +9,7 @@ a 64 MiB `update`, the longest pause was 8 ms of 77; hashlib, blake3, xxhash and
 import hashlib
 import platform
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import awscrt
@@ -18,12 +18,13 @@ import xxhash
 from awscrt import checksums
 
 from hashmill.domain.errors import AlgorithmFailed
+from hashmill.hashing import fused
 
 Block = bytes | bytearray | memoryview
 """A piece of an object, in order; anything a digest library takes without copying."""
 
 
-class Hasher(Protocol):
+class OneHasher(Protocol):
     """One digest of one object while it is being computed; fed by one thread at a time."""
 
     @property
@@ -34,6 +35,35 @@ class Hasher(Protocol):
 
     def hexdigest(self) -> str:
         """Return the digest of everything fed so far, in lower-case hex."""
+
+
+class Hasher(Protocol):
+    """The same for several digests that are computed together."""
+
+    @property
+    def algorithms(self) -> tuple[str, ...]: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    def update(self, block: Block, /) -> None: ...
+
+    def hexdigest(self, algorithm: str, /) -> str: ...
+
+
+class _Alone:
+    """A hasher of one digest, asked like one of several."""
+
+    __slots__ = ("_one", "algorithms", "backend", "update")
+
+    def __init__(self, algorithm: str, one: OneHasher) -> None:
+        self._one = one
+        self.algorithms = (algorithm,)
+        self.backend = one.backend
+        self.update = one.update
+
+    def hexdigest(self, algorithm: str, /) -> str:
+        return self._one.hexdigest()
 
 
 class _LibraryHash(Protocol):
@@ -82,8 +112,8 @@ _OPENSSL: Final = f"hashlib/{' '.join(ssl.OPENSSL_VERSION.split()[:2])}"
 _CPYTHON: Final = f"hashlib/CPython {platform.python_version()}"
 
 
-def _from_hashlib(name: str) -> Callable[[], Hasher]:
-    def open_one() -> Hasher:
+def _from_hashlib(name: str) -> Callable[[], OneHasher]:
+    def open_one() -> OneHasher:
         library_hash = hashlib.new(name, usedforsecurity=False)
         # hashlib.new prefers its own code for some algorithms (blake2b) and falls back to it for the rest.
         in_openssl = type(library_hash).__module__ == "_hashlib"
@@ -92,7 +122,7 @@ def _from_hashlib(name: str) -> Callable[[], Hasher]:
     return open_one
 
 
-_OPENERS: Final[dict[str, Callable[[], Hasher]]] = {
+_OPENERS: Final[dict[str, Callable[[], OneHasher]]] = {
     "md5": _from_hashlib("md5"),
     "sha1": _from_hashlib("sha1"),
     "sha224": _from_hashlib("sha224"),
@@ -111,12 +141,16 @@ _OPENERS: Final[dict[str, Callable[[], Hasher]]] = {
 }
 
 
+_BY_HASHLIB: Final = {name: _OPENERS[name] for name in fused.ALGORITHMS}
+"""The openers that the native kernel may stand in for."""
+
+
 def algorithm_names() -> tuple[str, ...]:
     """Return every name `open_hasher` takes."""
     return tuple(_OPENERS)
 
 
-def open_hasher(name: str) -> Hasher:
+def open_hasher(name: str) -> OneHasher:
     """Return a fresh hasher for `name`, or raise `AlgorithmFailed` when there is none or its library refuses."""
     opener = _OPENERS.get(name)
     if opener is None:
@@ -125,3 +159,17 @@ def open_hasher(name: str) -> Hasher:
         return opener()
     except ValueError as error:  # OpenSSL in a mode that forbids the algorithm
         raise AlgorithmFailed(f"{name}: {error}") from error
+
+
+def open_hashers(names: Sequence[str]) -> list[Hasher]:
+    """Return fresh hashers that together compute each of `names` once: by the native kernel what it does quicker than
+    hashlib, one by one what is left. Raises what `open_hasher` raises.
+    """
+    wanted = list(dict.fromkeys(names))
+    together = [name for name in wanted if name in fused.ALGORITHMS and _OPENERS[name] is _BY_HASHLIB[name]]
+    if not together or not fused.accelerated():
+        return [_Alone(name, open_hasher(name)) for name in wanted]
+    return [
+        fused.Fused(together),
+        *(_Alone(name, open_hasher(name)) for name in wanted if name not in together),
+    ]

@@ -1,7 +1,8 @@
 import asyncio
 import hashlib
+import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 
 from hashmill.domain.digest import DEFAULT_ALGORITHMS, KNOWN_ALGORITHMS
 from hashmill.domain.errors import AlgorithmFailed, ObjectTruncated
-from hashmill.hashing import registry
-from hashmill.hashing.engine import HashEngine
+from hashmill.hashing import fused, registry
+from hashmill.hashing.engine import HashEngine, _Weaver
 from hashmill.hashing.registry import Block, Hasher, open_hasher
 
 PATIENCE_S = 20.0
@@ -83,7 +84,115 @@ async def test_digests_and_backends_stand_in_the_order_asked_for_and_once(engine
     hashed = await engine.digest(in_two_buffers(b"x" * 99, 50), ("sha1", "md5", "sha1"))
 
     assert list(hashed.digests) == list(hashed.backends) == ["sha1", "md5"]
-    assert hashed.backends["md5"].startswith("hashlib/OpenSSL ")
+    assert hashed.backends["md5"].startswith("fused/" if fused.accelerated() else "hashlib/OpenSSL ")
+
+
+async def test_without_the_kernel_hashlib_computes_the_same(
+    engine: HashEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = bytes(range(256)) * 33
+    before = await engine.digest(in_two_buffers(body, 50), DEFAULT_ALGORITHMS)
+    monkeypatch.setattr(fused, "accelerated", lambda: False)
+
+    hashed = await engine.digest(in_two_buffers(body, 50), DEFAULT_ALGORITHMS)
+
+    assert hashed.digests == before.digests
+    assert {backend.partition("/")[0] for backend in hashed.backends.values()} == {"hashlib"}
+
+
+async def test_many_objects_at_once_each_have_their_own_digests(engine: HashEngine) -> None:
+    bodies = [random.Random(number).randbytes(30_000 + 977 * number) for number in range(24)]
+    sets = (DEFAULT_ALGORITHMS, ("sha256", "blake3"), ("md5",))
+
+    hashed = await asyncio.gather(
+        *(engine.digest(in_two_buffers(body, 4096), sets[n % 3]) for n, body in enumerate(bodies))
+    )
+
+    for number, (body, found) in enumerate(zip(bodies, hashed, strict=True)):
+        assert list(found.digests) == list(sets[number % 3])
+        for name in set(found.digests) & set(hashlib.algorithms_available):
+            assert found.digests[name] == hashlib.new(name, body).hexdigest()
+
+
+class Kernel:
+    """Stands in for the native kernel: notes who was fed together; fed together with a bad one, it refuses all."""
+
+    def __init__(self) -> None:
+        self.groups: list[int] = []
+
+    def update_many(self, pairs: Sequence[tuple["Stream", bytes]]) -> None:
+        self.groups.append(len(pairs))
+        if any(stream.bad for stream, _ in pairs):
+            raise ValueError("one of them is bad")
+        for stream, block in pairs:
+            stream.update(block)
+
+
+class Stream:
+    backend = "fused/0"
+
+    def __init__(self, *, bad: bool = False, algorithms: tuple[str, ...] = ("md5",)) -> None:
+        self.bad = bad
+        self.algorithms = algorithms
+        self.fed = b""
+
+    def update(self, block: bytes) -> None:
+        if self.bad:
+            raise ValueError("bad")
+        self.fed += block
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    kernel = Kernel()
+    monkeypatch.setattr(fused, "update_many", kernel.update_many)
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("threads", "waiting", "groups"), [(2, 4, [2, 2]), (1, 4, [4]), (1, 9, [4, 4, 1]), (4, 3, [1, 1, 1])]
+)
+def test_what_waits_is_shared_out_to_idle_threads_and_hashed_side_by_side(
+    kernel: Kernel, threads: int, waiting: int, groups: list[int]
+) -> None:
+    weaver = _Weaver(threads)
+    for _ in range(waiting):
+        weaver.add(Stream(), b"x")  # type: ignore[arg-type]
+    if threads > 1:  # the other threads take theirs before the first is through
+        takes = [weaver._take()]
+        weaver._at_work = 1
+        while rest := weaver._take():
+            takes.append(rest)
+            weaver._at_work += 1
+        assert [len(taken) for taken in takes] == groups
+        return
+    for _ in range(waiting):
+        weaver.feed_some()
+
+    assert kernel.groups == groups
+
+
+def test_only_those_that_want_the_same_algorithms_are_hashed_side_by_side(kernel: Kernel) -> None:
+    weaver = _Weaver(1)
+    streams = [Stream(algorithms=(name,)) for name in ("md5", "sha1", "md5", "sha1")]
+    for stream in streams:
+        weaver.add(stream, b"x")  # type: ignore[arg-type]
+    for _ in streams:
+        weaver.feed_some()
+
+    assert kernel.groups == [2, 2]
+    assert [stream.fed for stream in streams] == [b"x"] * 4
+
+
+def test_an_object_the_kernel_refuses_fails_no_neighbour(kernel: Kernel) -> None:
+    weaver = _Weaver(1)
+    good, bad = Stream(), Stream(bad=True)
+    ended = [weaver.add(stream, b"x") for stream in (good, bad)]  # type: ignore[arg-type]
+    weaver.feed_some()
+
+    assert ended[0].result(0) is None
+    assert isinstance(ended[1].exception(0), AlgorithmFailed)
+    assert good.fed == b"x"
 
 
 async def test_many_objects_share_the_engine_and_do_not_mix(engine: HashEngine) -> None:
