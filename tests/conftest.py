@@ -26,6 +26,7 @@ MARKS = {
     "fault": "kills, cuts and refusals; slow, so only when asked for: -m fault",
     "house": "the rules of the house",
     "migration": "the ledger's shape over time",
+    "fuzz": "the native kernel against hashlib; no server",
 }
 HERE = Path(__file__).parent
 

@@ -78,7 +78,17 @@ async def examine(settings: Settings, *, bucket: str | None = None, key: str | N
         _s3_clock(settings),
     )
     in_ledger, in_broker, in_s3, in_platforms, in_clock = groups
-    return [_seal_key(settings), in_wire, *in_ledger, in_broker, *in_s3, *in_platforms, *in_clock, *_disk(settings)]
+    return [
+        _seal_key(settings),
+        in_wire,
+        *in_ledger,
+        in_broker,
+        *in_s3,
+        *in_platforms,
+        *in_clock,
+        _kernel(),
+        *_disk(settings),
+    ]
 
 
 def _seal_key(settings: Settings) -> Check:
@@ -270,6 +280,16 @@ async def _s3_clock(settings: Settings) -> list[Check]:
     if off_s > S3_CLOCK_WARN_S:
         return [_warning(name, f"{off_s:.0f} s apart", "let this machine keep time (NTP)")]
     return [_ok(name, f"less than {max(1.0, off_s):.0f} s apart")]
+
+
+def _kernel() -> Check:
+    from hashmill.hashing import fused
+
+    if wrong := fused.self_test():
+        return _failed("hash kernel", f"off, hashlib serves: {wrong}", "install anew on this machine, and tell us")
+    if why_not := fused.why_not():
+        return _ok("hash kernel", f"hashlib serves: {why_not}")
+    return _ok("hash kernel", fused.kernels()[0])
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
