@@ -253,6 +253,14 @@ class Tickets(Section):
     page_files: int = Field(1000, ge=1, description="Files written in one transaction while a run is expanded.")
 
 
+class Slices(Section):
+    """How a large file is cut, so that a kill costs one slice."""
+
+    threshold_bytes: int = Field(4_294_967_296, ge=1, description="A file from this size on is read in slices.")
+    max_bytes: int = Field(4_294_967_296, ge=1, description="A slice ends after so many bytes.")
+    max_s: float = Field(60.0, gt=0, description="A slice ends after so long, if that comes first.")
+
+
 class Leases(Section):
     """Who may write."""
 
@@ -355,6 +363,7 @@ class Settings(BaseSettings):
     labdrive: Labdrive = Labdrive()
     report: Report = Report()
     tickets: Tickets = Tickets()
+    slices: Slices = Slices()
     leases: Leases = Leases()
     files: Files = Files()
     worker: Worker = Worker()
@@ -408,14 +417,9 @@ def read_settings(**overrides: Any) -> Settings:
 
 
 def reading_environment() -> dict[str, str]:
-    """Return the environment for a process that only reads objects: without the keys that this takes none of.
-
-    A file that is out for more than the life of who reads it finds no key of the house in that memory.
-    """
-    return {name: text for name, text in os.environ.items() if name.upper() not in _NOT_FOR_READING}
-
-
-_NOT_FOR_READING = frozenset({"HASHMILL_LEDGER__URL", "HASHMILL_BROKER__URL", "HASHMILL_SECRETS__SEAL_KEY"})
+    """Return the environment for a process that only reads objects: without the keys that this takes none of."""
+    secret = {"HASHMILL_LEDGER__URL", "HASHMILL_BROKER__URL", "HASHMILL_SECRETS__SEAL_KEY"}
+    return {name: text for name, text in os.environ.items() if name.upper() not in secret}
 
 
 def _tables_not_json() -> list[str]:

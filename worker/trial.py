@@ -80,6 +80,8 @@ async def _answer(mill: MillTools, line: bytes) -> Answer:
         storage=mill.storage,
         engine=mill.engine,
         place_of=mill.place_of,
+        draining=mill.draining,
+        clock_s=mill.clock_s,
     )
     # Gathered, so that a bug is an answer like any other: only what ends the process is proof against the file.
     [ended] = await asyncio.gather(read_one(mine, question.run, question.file), return_exceptions=True)

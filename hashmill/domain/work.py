@@ -35,6 +35,21 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SavedHash:
+    """How far a large file was hashed, and of which object: what is read once is not read again after a kill.
+
+    `state` are the running digests (`hashmill.hashing.saved`), `slices` how many slices were read until here.
+    """
+
+    offset_bytes: int
+    size_bytes: int
+    etag: str
+    version_id: str | None
+    state: str
+    slices: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedFile:
     """A file this process may write the result of, as long as `fence` is the ledger's."""
 
@@ -46,6 +61,7 @@ class ClaimedFile:
     attempts: int
     generation: int
     lost_leases: int = 0
+    saved: SavedHash | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +80,8 @@ class FileOutcome:
     `state` is DONE, FAILED, DEAD, or READY: again after `retry_in_s`, with the attempt counted unless
     `counted` is false (a worker that was told to stop gives its files back).
     `entry` is the body of the ledger entry, `reports` what is owed; both are written only with the result.
+    `saved` is how far a large file has come by now; it is READY for its next slice, and as it gets on, the tries and
+    lost leases before are forgotten.
     """
 
     file_no: int
@@ -78,5 +96,6 @@ class FileOutcome:
     etag: str | None = None
     version_id: str | None = None
     verdict: str | None = None
+    saved: SavedHash | None = None
     entry: Mapping[str, Any] | None = None
     reports: Sequence[Report] = ()

@@ -12,7 +12,7 @@ from hashmill.domain.errors import LedgerUnavailable
 from hashmill.domain.job import JobStatus, RunState
 from hashmill.flow import words
 from hashmill.flow.tools import WorkTools
-from hashmill.ledger import files, outbox, runs, seal
+from hashmill.ledger import files, outbox, runs, seal, slices
 from hashmill.ledger.runs import Run
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ def _end(connection: sa.Connection, run: Run, *, keep_keys_days: int) -> bool:
     state = RunState.COMPLETED if completed else RunState.FAILED
     ended = runs.end(connection, run, state=state, error_class=error_class, error_detail=error_detail, entry=body)
     if ended:
+        slices.forget(connection, run.run_id)
         if completed:
             seal.wipe(connection, run.run_id)
         else:

@@ -25,6 +25,7 @@ from hashmill.domain.verdict import Verdict
 from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
 from hashmill.flow.endpoints import Endpoint, endpoint_of, passage, pause_s, rest_s
+from hashmill.flow.slices import Slice, is_sliced, read_slice
 from hashmill.flow.tools import Mill, ObjectPlace, WorkTools
 from hashmill.flow.trial import REST_S, Question, Trial, TrialEnded, TrialGone
 from hashmill.ledger.runs import Run
@@ -65,7 +66,7 @@ async def _judged(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPl
         return after_error(tools, run, file, error)
     except HashmillError as error:
         return after_error(tools, run, file, error)
-    if outcome.state is FileState.DONE:
+    if outcome.state is FileState.DONE or outcome.saved is not None:
         endpoint_of(tools, place).was_served(tools.clock_s())
     return outcome
 
@@ -73,6 +74,8 @@ async def _judged(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPl
 async def read_one(mill: Mill, run: Run, file: ClaimedFile) -> FileOutcome:
     """Return the outcome of a file that was found, read and hashed; raises what prevented it."""
     place = place_of(mill, run, file)
+    if is_sliced(mill, run, file):
+        return _sliced(mill, run, file, place, await read_slice(mill, run, file, place))
     async with mill.storage.open(place.config, place.bucket, place.key, expected_bytes=file.size_bytes) as opened:
         hashed = await mill.engine.digest(opened.blocks(), run.algorithms)
     if hashed.size_bytes != opened.head.size_bytes:
@@ -114,8 +117,23 @@ async def _tried(tools: WorkTools, trial: Trial, run: Run, file: ClaimedFile) ->
             await asyncio.sleep(random.uniform(*AGAIN_S))  # noqa: S311 - spreads load, keeps no secret
 
 
+def _sliced(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, part: Slice) -> FileOutcome:
+    if part.hashed is None:
+        return replace(later(file, retry_in_s=0.0), saved=part.save)
+    if part.hashed.size_bytes != part.head.size_bytes:
+        raise ObjectTruncated(place.key, expected_bytes=part.head.size_bytes, received_bytes=part.hashed.size_bytes)
+    how = {"slices": part.slices, "resumed_from": part.resumed_from_bytes}
+    return _done(mill, run, file, place, part.head, part.hashed, **how)
+
+
 def _done(
-    mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, head: ObjectHead, hashed: HashedObject
+    mill: Mill,
+    run: Run,
+    file: ClaimedFile,
+    place: ObjectPlace,
+    head: ObjectHead,
+    hashed: HashedObject,
+    **how: int,
 ) -> FileOutcome:
     verdict = Verdict.NO_BASELINE
     entry = {
@@ -136,6 +154,7 @@ def _done(
         "attempt": file.attempts + 1,
         "fence": file.fence,
         "process": mill.process,
+        **how,
     }
     return FileOutcome(
         file_no=file.file_no,

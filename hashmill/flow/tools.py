@@ -69,6 +69,9 @@ class Rules:
     batch_normal_max: int = 8
     tiny_max_bytes: int = 1_048_576
     normal_max_bytes: int = 67_108_864
+    slice_from_bytes: int = 4_294_967_296
+    slice_max_bytes: int = 4_294_967_296
+    slice_max_s: float = 60.0
     reissue_after_s: float = 10.0
     tick_s: float = 0.05
     idle_tick_s: float = 0.5
@@ -141,6 +144,10 @@ class Mill(Protocol):
     def engine(self) -> HashEngine: ...
     @property
     def place_of(self) -> PlaceOf: ...
+    @property
+    def draining(self) -> asyncio.Event: ...
+    @property
+    def clock_s(self) -> Callable[[], float]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +159,8 @@ class MillTools:
     storage: Storage
     engine: HashEngine
     place_of: PlaceOf
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    clock_s: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

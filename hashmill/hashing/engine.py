@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
@@ -54,26 +54,36 @@ class HashEngine:
 
         Raises `AlgorithmFailed`, which names the algorithm, when there is none of that name or its library fails.
         """
-        mills = [_Mill(hasher) for hasher in open_hashers(algorithms)]
-        size_bytes = 0
+        hashers = open_hashers(algorithms)
+        return hashed(hashers, algorithms, size_bytes=await self.feed(hashers, blocks))
+
+    async def feed(
+        self,
+        hashers: Sequence[Hasher],
+        blocks: AsyncIterator[Block],
+        *,
+        enough: Callable[[int], bool] | None = None,
+    ) -> int:
+        """Feed `hashers`, as `digest` does, and return how many bytes that were.
+
+        Ends early, between two blocks, when `enough` says so of the bytes fed until then.
+        """
+        mills = [_Mill(hasher) for hasher in hashers]
+        fed_bytes = 0
         jobs: list[asyncio.Future[None]] = []
         self._objects_in_work += 1
         try:
             async for block in blocks:
                 await _finish(jobs)
                 jobs = self._start(mills, block)
-                size_bytes += len(block)
+                fed_bytes += len(block)
+                if enough is not None and enough(fed_bytes):
+                    break
             await _finish(jobs)
         finally:
             self._objects_in_work -= 1
             await _quiet(jobs)
-        computed = {name: mill.hasher for mill in mills for name in mill.hasher.algorithms}
-        asked = dict.fromkeys(algorithms)
-        return HashedObject(
-            size_bytes=size_bytes,
-            digests={name: computed[name].hexdigest(name) for name in asked},
-            backends={name: computed[name].backend for name in asked},
-        )
+        return fed_bytes
 
     def close(self) -> None:
         """Wait for the blocks under way and end the threads."""
@@ -100,6 +110,17 @@ class HashEngine:
             # The slowest first, measured and not assumed, so that the quick ones share the other cores.
             parts = [[mill] for mill in sorted(others, key=lambda mill: mill.spent_s, reverse=True)]
         return jobs + [loop.run_in_executor(self._pool, _feed, part, block) for part in parts]
+
+
+def hashed(hashers: Sequence[Hasher], algorithms: Sequence[str], *, size_bytes: int) -> HashedObject:
+    """Return what `hashers` found in the order of `algorithms`, each of which one of them computes."""
+    computed = {name: hasher for hasher in hashers for name in hasher.algorithms}
+    asked = dict.fromkeys(algorithms)
+    return HashedObject(
+        size_bytes=size_bytes,
+        digests={name: computed[name].hexdigest(name) for name in asked},
+        backends={name: computed[name].backend for name in asked},
+    )
 
 
 class _Mill:

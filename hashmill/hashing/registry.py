@@ -92,19 +92,35 @@ class _RunningCrc:
     The hex is big-endian and of fixed width, as `sha256sum`'s cousins print it; S3 shows the same bytes in base64.
     """
 
-    __slots__ = ("_advance", "_hex_digits", "_value", "backend")
+    __slots__ = ("_advance", "_hex_digits", "_value", "algorithms", "backend")
 
-    def __init__(self, advance: Callable[[Block, int], int], *, bits: int) -> None:
+    def __init__(self, name: str, advance: Callable[[Block, int], int], *, bits: int, state: bytes = b"") -> None:
+        self.algorithms = (name,)
         self._advance = advance
-        self._value = 0
+        self._value = int.from_bytes(state)
         self._hex_digits = bits // 4
         self.backend = _AWSCRT
 
     def update(self, block: Block, /) -> None:
         self._value = self._advance(block, self._value)
 
-    def hexdigest(self) -> str:
+    def hexdigest(self, algorithm: str = "", /) -> str:
         return f"{self._value:0{self._hex_digits}x}"
+
+    def export(self) -> bytes:
+        """Return the state; it is the value itself."""
+        return self._value.to_bytes(self._hex_digits // 2)
+
+
+_CRCS: Final = {"crc32c": (checksums.crc32c, 32), "crc64nvme": (checksums.crc64nvme, 64)}
+
+
+def open_crc(name: str, state: bytes | None = None) -> _RunningCrc:
+    """Return a fresh CRC, or one that goes on from what `export` gave. Raises `ValueError` for any other bytes."""
+    advance, bits = _CRCS[name]
+    if state is not None and len(state) != bits // 8:
+        raise ValueError(f"{name}: a state has {bits // 8} bytes, and this one {len(state)}")
+    return _RunningCrc(name, advance, bits=bits, state=state or b"")
 
 
 _AWSCRT: Final = f"awscrt/{awscrt.__version__}"
@@ -136,8 +152,8 @@ _OPENERS: Final[dict[str, Callable[[], OneHasher]]] = {
     "blake2b": _from_hashlib("blake2b"),
     "blake3": lambda: _LibraryHasher(blake3.blake3(), f"blake3/{blake3.__version__}"),
     "xxh3-128": lambda: _LibraryHasher(xxhash.xxh3_128(), f"xxhash/{xxhash.VERSION}"),
-    "crc32c": lambda: _RunningCrc(checksums.crc32c, bits=32),
-    "crc64nvme": lambda: _RunningCrc(checksums.crc64nvme, bits=64),
+    "crc32c": lambda: open_crc("crc32c"),
+    "crc64nvme": lambda: open_crc("crc64nvme"),
 }
 
 

@@ -13,7 +13,7 @@ from hashmill.domain.counted import Counted
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import FileState, RunState, SizeClass
 from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
-from hashmill.ledger import counters, results
+from hashmill.ledger import counters, results, slices
 from hashmill.ledger.engine import now_ms
 from hashmill.ledger.rows import among_given
 from hashmill.ledger.tables import among, files, runs
@@ -200,7 +200,8 @@ def claim(connection: sa.Connection, ticket: Ticket, *, owner: str, lease_s: flo
         return []
     given = {"b_run_id": ticket.run_id, "b_numbers": numbers, "b_owner": owner, "b_lease_ms": int(lease_s * 1000)}
     rows = connection.execute(_claiming(connection.dialect.name), given)
-    return sorted((ClaimedFile(**row._mapping) for row in rows), key=lambda file: file.file_no)
+    claimed = sorted((ClaimedFile(**row._mapping) for row in rows), key=lambda file: file.file_no)
+    return slices.with_saved(connection, ticket.run_id, claimed) if ticket.size_class is SizeClass.BIG else claimed
 
 
 @cache
@@ -214,7 +215,7 @@ def _claiming(dialect: str) -> ReturningUpdate[Any]:
             lease_owner=sa.bindparam("b_owner"),
             lease_until_ms=now_ms() + sa.bindparam("b_lease_ms", type_=sa.BigInteger),
         )
-        .returning(*(files.c[name] for name in ClaimedFile.__slots__))
+        .returning(*(files.c[name] for name in ClaimedFile.__slots__ if name in files.c))
     )
 
 
@@ -274,6 +275,7 @@ def _write_ours(connection: sa.Connection, run_id: str, outcomes: Sequence[FileO
         if outcome.file_no in running and running[outcome.file_no].fence == outcome.fence
     ]
     if ours:
+        slices.keep(connection, run_id, ours)
         results.write(connection, run_id, ours, {file_no: row.size_bytes or 0 for file_no, row in running.items()})
     return ours
 

@@ -206,6 +206,21 @@ secrets = sa.Table(
     sa.Column("wipe_after_ms", Ms),
 )
 
+saved_hashes = sa.Table(
+    "saved_hashes",
+    metadata,
+    sa.Column("run_id", Id, sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("file_no", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("offset_bytes", sa.BigInteger, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("etag", sa.Text, nullable=False),
+    sa.Column("version_id", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("slices", sa.Integer, nullable=False),
+    sa.Column("saved_at_ms", Ms, nullable=False),
+)
+"""How far a large file was hashed: written under its fence with each slice, gone with the end of its run."""
+
 counters = sa.Table(
     "counters",
     metadata,

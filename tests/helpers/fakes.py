@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from hashmill.domain.errors import ApiRejected, HashmillError, ObjectMissing, StorageTimeout
+from hashmill.domain.errors import ApiRejected, HashmillError, ObjectChanged, ObjectMissing, StorageTimeout
 from hashmill.domain.event import from_public
 from hashmill.domain.job import JobStatus, MessageType
 from hashmill.domain.remote import FilePage, RemoteContainer, RemoteFile, RemoteKind, RemoteMessage
@@ -158,6 +158,9 @@ class FakeStorage:
     mute: bool = False
     asked: int = 0
     tried: int = 0
+    block_bytes: int = 1 << 30
+    read_bytes: int = 0
+    etags: dict[str, str] = field(default_factory=dict)
 
     async def answers(self, config: StorageConfig, bucket: str) -> bool:
         self.asked += 1
@@ -167,7 +170,7 @@ class FakeStorage:
     async def head(self, config: StorageConfig, bucket: str, key: str) -> ObjectHead:
         self.tried += 1
         body = self._body(key)
-        return ObjectHead(size_bytes=len(body), etag=f'"{key}"', version_id=None)
+        return ObjectHead(size_bytes=len(body), etag=self.etags.get(key, f'"{key}"'), version_id=None)
 
     @asynccontextmanager
     async def open(
@@ -181,13 +184,19 @@ class FakeStorage:
         pin: ObjectHead | None = None,
     ) -> AsyncIterator["FakeObject"]:
         head = await self.head(config, bucket, key)
+        if pin is not None and (pin.etag, pin.size_bytes) != (head.etag, head.size_bytes):
+            raise ObjectChanged(f"{key}: another one")
 
         async def blocks() -> AsyncIterator[memoryview]:
             self.reading += 1
             try:
                 if self.read_gate is not None:
                     await self.read_gate.wait()
-                yield memoryview(self._body(key))[start_byte:]
+                body = memoryview(self._body(key))[start_byte:]
+                for start in range(0, max(len(body), 1), self.block_bytes):
+                    block = body[start : start + self.block_bytes]
+                    self.read_bytes += len(block)
+                    yield block
             finally:
                 self.reading -= 1
 

@@ -181,20 +181,29 @@ class SimStorage:
 
     @asynccontextmanager
     async def open(
-        self, config: Any, bucket: str, key: str, *, expected_bytes: int | None = None
+        self,
+        config: Any,
+        bucket: str,
+        key: str,
+        *,
+        expected_bytes: int | None = None,
+        start_byte: int = 0,
+        pin: ObjectHead | None = None,
     ) -> AsyncIterator["SimObject"]:
         thing = await self._found(key)
         head = ObjectHead(size_bytes=len(thing.versions[thing.etag]), etag=thing.etag)
-        yield SimObject(head=head, blocks=lambda: self._blocks(key, head))
+        if pin is not None and pin.etag != head.etag:
+            raise _struck(thing, ObjectChanged(f"{key} was replaced"))
+        yield SimObject(head=head, blocks=lambda: self._blocks(key, head, start_byte))
 
-    async def _blocks(self, key: str, head: ObjectHead) -> AsyncIterator[memoryview]:
+    async def _blocks(self, key: str, head: ObjectHead, start_byte: int) -> AsyncIterator[memoryview]:
         world = self._world
         thing = await self._found(key)
         if thing.kills and world.faulty:
             world.note(self._body.name, "killed by", key)
             self._killed()
             await asyncio.sleep(0)
-        body = thing.versions[head.etag]
+        body = thing.versions[head.etag][start_byte:]
         if world.happens("storage_lies"):
             thing.strikes[ObjectTruncated.error_class] += 1
             body = body[:-1]
@@ -261,6 +270,8 @@ class SimTrial:
             storage=SimStorage(world, body, self._end),  # type: ignore[arg-type]
             engine=tools.engine,
             place_of=tools.place_of,
+            draining=tools.draining,
+            clock_s=tools.clock_s,
         )
         self._starting: asyncio.Task[None] | None = None
         self.ready = False

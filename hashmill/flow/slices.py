@@ -1,0 +1,101 @@
+"""A large file, read slice by slice: the running digests are saved after each, so that a kill costs one slice."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from hashmill.domain.digest import HashedObject
+from hashmill.domain.errors import ObjectChanged
+from hashmill.domain.work import ClaimedFile, SavedHash
+from hashmill.flow.tools import Mill, ObjectPlace
+from hashmill.hashing import saved as states
+from hashmill.hashing.engine import hashed
+from hashmill.ledger.runs import Run
+from hashmill.storage.config import ObjectHead
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """How a slice ended: with the whole object `hashed`, or with what to `save` for the next one."""
+
+    head: ObjectHead
+    hashed: HashedObject | None = None
+    save: SavedHash | None = None
+    resumed_from_bytes: int = 0
+    slices: int = 1
+
+
+def is_sliced(mill: Mill, run: Run, file: ClaimedFile) -> bool:
+    """Return whether the file is read in slices: it is large, and what computes its digests can be saved here."""
+    if (file.size_bytes or 0) < mill.rules.slice_from_bytes:
+        return False
+    if states.can_be_saved(run.algorithms):
+        return True
+    log.warning("file_not_sliced", extra={"run_id": run.run_id, "file_no": file.file_no, "algorithms": run.algorithms})
+    return False
+
+
+async def read_slice(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace) -> Slice:
+    """Read the next slice of a file, from where it was saved; raises what prevents it.
+
+    From the beginning, where nothing was saved, where that was for another object, or where it cannot be taken up.
+    """
+    saved = file.saved
+    if saved is not None:
+        try:
+            hashers = states.go_on(run.algorithms, saved.state)
+            return await _read(mill, run, file, place, saved, hashers)
+        except ValueError as fault:
+            reason = str(fault)
+        except ObjectChanged as fault:
+            reason = str(fault)
+        log.warning("slices_begin_anew", extra={"run_id": run.run_id, "file_no": file.file_no, "reason": reason})
+    return await _read(mill, run, file, place, None, states.begin(run.algorithms))
+
+
+async def _read(
+    mill: Mill,
+    run: Run,
+    file: ClaimedFile,
+    place: ObjectPlace,
+    saved: SavedHash | None,
+    hashers: list[states.SavedHasher],
+) -> Slice:
+    start_byte = saved.offset_bytes if saved else 0
+    pin = ObjectHead(size_bytes=saved.size_bytes, etag=saved.etag, version_id=saved.version_id) if saved else None
+    opening = mill.storage.open(
+        place.config, place.bucket, place.key, expected_bytes=file.size_bytes, start_byte=start_byte, pin=pin
+    )
+    async with opening as opened:
+        head = opened.head
+        enough = _enough(mill, left_bytes=head.size_bytes - start_byte) if head.resumable else None
+        fed_bytes = await mill.engine.feed(hashers, opened.blocks(), enough=enough)
+    offset_bytes = start_byte + fed_bytes
+    part = Slice(head=head, resumed_from_bytes=start_byte, slices=(saved.slices if saved else 0) + 1)
+    if offset_bytes >= head.size_bytes:
+        return replace(part, hashed=hashed(hashers, run.algorithms, size_bytes=offset_bytes))
+    return replace(
+        part,
+        save=SavedHash(
+            offset_bytes=offset_bytes,
+            size_bytes=head.size_bytes,
+            etag=head.etag,
+            version_id=head.version_id,
+            state=states.save(hashers),
+            slices=part.slices,
+        ),
+    )
+
+
+def _enough(mill: Mill, *, left_bytes: int) -> Callable[[int], bool]:
+    """Return what ends a slice: so many bytes, so long, or that the process is told to stop; never the last block."""
+    ends_s = mill.clock_s() + mill.rules.slice_max_s
+
+    def enough(fed_bytes: int) -> bool:
+        if fed_bytes >= left_bytes:
+            return False
+        return fed_bytes >= mill.rules.slice_max_bytes or mill.draining.is_set() or mill.clock_s() >= ends_s
+
+    return enough

@@ -1,0 +1,44 @@
+"""How far large files were hashed: kept with each slice, so that whoever claims the file next goes on from there."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from hashmill.domain.work import ClaimedFile, FileOutcome, SavedHash
+from hashmill.ledger.engine import now_ms
+from hashmill.ledger.leases import insert_for
+from hashmill.ledger.tables import files, saved_hashes
+
+_TOLD = tuple(SavedHash.__slots__)
+
+
+def with_saved(connection: sa.Connection, run_id: str, claimed: Sequence[ClaimedFile]) -> list[ClaimedFile]:
+    """Return the claimed files, each with how far it was hashed, if it was."""
+    numbers = [file.file_no for file in claimed]
+    found = connection.execute(
+        sa.select(saved_hashes).where(saved_hashes.c.run_id == run_id, saved_hashes.c.file_no.in_(numbers))
+    )
+    saved = {row.file_no: SavedHash(**{name: getattr(row, name) for name in _TOLD}) for row in found}
+    return [replace(file, saved=saved.get(file.file_no)) for file in claimed]
+
+
+def keep(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcome]) -> None:
+    """Keep what `outcomes` saved. Such a file got on: the tries and lost leases before this slice are forgotten."""
+    for outcome in outcomes:
+        if outcome.saved is None:
+            continue
+        values = {name: getattr(outcome.saved, name) for name in _TOLD} | {"saved_at_ms": now_ms()}
+        statement = insert_for(connection)(saved_hashes).values(run_id=run_id, file_no=outcome.file_no, **values)
+        key = [saved_hashes.c.run_id, saved_hashes.c.file_no]
+        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values))
+        connection.execute(
+            sa.update(files)
+            .where(files.c.run_id == run_id, files.c.file_no == outcome.file_no)
+            .values(attempts=0, lost_leases=0)
+        )
+
+
+def forget(connection: sa.Connection, run_id: str) -> None:
+    """Forget them: the run has ended, and a replay reads anew."""
+    connection.execute(sa.delete(saved_hashes).where(saved_hashes.c.run_id == run_id))

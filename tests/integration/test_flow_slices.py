@@ -1,0 +1,207 @@
+"""A large file is read slice by slice: a kill, a stop or a replaced object costs one slice, never a wrong digest."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from hashmill.flow.hash_files import hash_files
+from hashmill.flow.sweep import sweep
+from hashmill.hashing import fused
+from hashmill.ledger import entries, files
+from hashmill.ledger.engine import Ledger
+from hashmill.ledger.runs import Run
+from tests.helpers.fakes import RULES, Stage, delivered, dispatched, listed, run_now, staged
+from tests.helpers.ledger import claim, fresh_ledger, lapse
+from tests.helpers.wait import wait_until_async
+
+pytestmark = pytest.mark.skipif(not fused.accelerated(), reason=f"no fast kernel here: {fused.why_not()}")
+
+SIZE_BYTES, BLOCK_BYTES, SLICE_BYTES = 1000, 50, 200
+SLICES = SIZE_BYTES // SLICE_BYTES
+BODY = Random(7).randbytes(SIZE_BYTES)
+OTHER = Random(8).randbytes(SIZE_BYTES)
+KEY = "dir/1.bin"
+SLICED = replace(
+    RULES, tiny_max_bytes=10, normal_max_bytes=100, slice_from_bytes=500, slice_max_bytes=SLICE_BYTES, slice_max_s=60.0
+)
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    with fresh_ledger(ledger_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def stage(ledger: Ledger) -> Iterator[Stage]:
+    with staged(ledger, rules=SLICED) as opened:
+        yield opened
+
+
+async def large(stage: Stage, **event: Any) -> Run:
+    run = await listed(stage, 1, size_bytes=SIZE_BYTES, **{"algorithms": ["md5", "sha256", "crc32c"], **event})
+    stage.storage.objects[KEY] = BODY
+    stage.storage.block_bytes = BLOCK_BYTES
+    return run
+
+
+async def one_slice(stage: Stage) -> None:
+    (ticket,) = await dispatched(stage)
+    await hash_files(stage.tools, ticket)
+
+
+def row_of(stage: Stage, run: Run) -> files.FileRow:
+    (row,) = stage.tools.ledger.read_now(files.of_run, run.run_id)
+    return row
+
+
+def lost_leases(stage: Stage) -> int:
+    query = sa.text("SELECT lost_leases FROM files")
+    return int(stage.tools.ledger.read_now(lambda connection: connection.execute(query).scalar_one()))
+
+
+def told(stage: Stage, run: Run) -> dict[str, Any]:
+    found = stage.tools.ledger.read_now(entries.of_run, run.run_id)
+    (entry,) = (entry for entry in found if entry.kind == "file_hashed")
+    body: dict[str, Any] = json.loads(entry.body)
+    return body
+
+
+def saved_rows(stage: Stage) -> int:
+    return stage.tools.ledger.read_now(
+        lambda connection: connection.execute(sa.text("SELECT count(*) FROM saved_hashes")).scalar_one()
+    )
+
+
+def is_right(row: files.FileRow, body: bytes = BODY) -> bool:
+    return row.digests["md5"] == hashlib.md5(body, usedforsecurity=False).hexdigest() and (
+        row.digests["sha256"] == hashlib.sha256(body).hexdigest()
+    )
+
+
+async def test_each_slice_is_one_claim_and_every_byte_is_read_once(stage: Stage) -> None:
+    run = await large(stage)
+    for _ in range(SLICES):
+        assert row_of(stage, run).state == "ready"
+        await one_slice(stage)
+
+    row = row_of(stage, run)
+    assert (row.state, row.attempts) == ("done", 1)
+    assert is_right(row)
+    assert stage.storage.read_bytes == SIZE_BYTES
+    entry = told(stage, run)
+    assert (entry["slices"], entry["resumed_from"], entry["size_bytes"]) == (SLICES, 800, SIZE_BYTES)
+
+
+async def test_a_kill_costs_one_slice_and_what_came_before_is_not_held_against_the_file(stage: Stage) -> None:
+    run = await large(stage)
+    await one_slice(stage)
+    for _ in range(SLICES - 1):
+        for killed in range(2):
+            (ticket,) = await dispatched(stage)
+            claim(stage.tools.ledger, ticket, owner=f"killed{killed}/1")
+            lapse(stage.tools.ledger, run)
+            await sweep(stage.tools)
+        assert lost_leases(stage) == 2
+        await one_slice(stage)
+
+    row = row_of(stage, run)
+    assert (row.state, lost_leases(stage)) == ("done", 2)
+    assert is_right(row)
+    assert stage.storage.read_bytes == SIZE_BYTES
+
+
+async def test_an_object_that_was_replaced_between_two_slices_is_hashed_from_its_beginning(stage: Stage) -> None:
+    run = await large(stage)
+    await one_slice(stage)
+    await one_slice(stage)
+    stage.storage.objects[KEY] = OTHER
+    stage.storage.etags[KEY] = '"another"'
+    while row_of(stage, run).state == "ready":
+        await one_slice(stage)
+
+    row = row_of(stage, run)
+    assert row.state == "done"
+    assert is_right(row, OTHER)
+    assert told(stage, run)["etag"] == '"another"'
+
+
+async def test_a_state_that_cannot_be_taken_up_costs_the_way_back_to_the_beginning(stage: Stage) -> None:
+    run = await large(stage)
+    await one_slice(stage)
+    damage = sa.text("""UPDATE saved_hashes SET state = '{"v": 0}'""")
+    stage.tools.ledger.write_now(lambda connection: connection.execute(damage))
+    while row_of(stage, run).state == "ready":
+        await one_slice(stage)
+
+    assert is_right(row_of(stage, run))
+    assert stage.storage.read_bytes == SIZE_BYTES + SLICE_BYTES
+
+
+async def test_a_process_that_is_told_to_stop_saves_at_the_next_block(stage: Stage) -> None:
+    run = await large(stage)
+    stage.storage.read_gate = asyncio.Event()
+    (ticket,) = await dispatched(stage)
+    work = asyncio.create_task(hash_files(stage.tools, ticket))
+    await wait_until_async(lambda: stage.storage.reading)
+    stage.tools.draining.set()
+    stage.storage.read_gate.set()
+    await work
+
+    assert stage.storage.read_bytes == BLOCK_BYTES
+    assert (row_of(stage, run).state, row_of(stage, run).attempts, saved_rows(stage)) == ("ready", 0, 1)
+    stage.tools.draining.clear()
+    while row_of(stage, run).state == "ready":
+        await one_slice(stage)
+    assert is_right(row_of(stage, run))
+    assert stage.storage.read_bytes == SIZE_BYTES
+
+
+async def test_a_slice_ends_when_its_time_is_over(ledger: Ledger) -> None:
+    with staged(ledger, rules=replace(SLICED, slice_max_bytes=1 << 40, slice_max_s=1e-9)) as stage:
+        run = await large(stage)
+        await one_slice(stage)
+        assert stage.storage.read_bytes == BLOCK_BYTES
+        assert row_of(stage, run).state == "ready"
+
+
+async def test_a_late_owner_saves_nothing(stage: Stage) -> None:
+    run = await large(stage)
+    stage.storage.read_gate = asyncio.Event()
+    (ticket,) = await dispatched(stage)
+    work = asyncio.create_task(hash_files(stage.tools, ticket))
+    await wait_until_async(lambda: stage.storage.reading)
+    lapse(stage.tools.ledger, run)
+    await sweep(stage.tools)
+    stage.storage.read_gate.set()
+    await work
+
+    assert saved_rows(stage) == 0
+    assert (row_of(stage, run).state, lost_leases(stage)) == ("ready", 1)
+
+
+async def test_where_an_algorithm_has_no_state_to_be_told_the_file_is_read_in_one_go(stage: Stage) -> None:
+    run = await large(stage, algorithms=["md5", "sha256", "blake3"])
+    await one_slice(stage)
+
+    assert is_right(row_of(stage, run))
+    assert "slices" not in told(stage, run)
+
+
+async def test_what_was_saved_is_gone_with_the_end_of_the_run(stage: Stage) -> None:
+    run = await large(stage)
+    await one_slice(stage)
+    assert saved_rows(stage) == 1
+    while row_of(stage, run).state == "ready":
+        await one_slice(stage)
+    await delivered(stage)
+
+    assert (await run_now(stage, run)).state.ended
+    assert saved_rows(stage) == 0
