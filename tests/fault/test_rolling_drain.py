@@ -1,21 +1,19 @@
 """Every 20 s another worker is told to stop, under 10,000 small files and a big one: no attempt, no lease lost."""
 
-import hashlib
-import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
-from aiohttp import web
 
 from hashmill.ledger.tables import files
 from hashmill.parts.process import Child
-from tests.fault.content import ALGORITHMS, Content, Item, Manifest
+from tests.fault.big_object import BIG_CONTAINER, BIG_PATH, BLOCK, big_digests, serving_big
+from tests.fault.content import Content, Item, Manifest
 from tests.fault.figures import Row
 from tests.fault.load import SEED, Store, say, scaled
-from tests.fault.made_s3 import Handler, InProcessS3, Middleware
+from tests.fault.made_s3 import InProcessS3
 from tests.fault.site import FaultSite, fault_site
 
 WORKERS = 3
@@ -26,12 +24,9 @@ TERMS = 6
 GRACE_S = 30.0
 EXIT_SLACK_S = 5.0
 SECOND_SIGNAL_MAX_S = 2.0
-BIG_CONTAINER = "6"
-BIG_PATH = "big.bin"
-BIG_BYTES = 2 * 1024**3
-"""2 GiB and not 8: what saves the big one here is the grace, 30 s from a signal that may come at its first byte, and
-two cores that also serve the object and hash small files read 8 GiB in more than that."""
-BLOCK = hashlib.shake_128(b"big").digest(1_048_576)
+BIG_BYTES = 8 * 1024**3
+SLICED_FROM_BYTES = 512 * 1024**2
+"""So that the big one is read in slices at any scale: who is told to stop saves how far it came."""
 
 
 @pytest.mark.timeout(1800)
@@ -44,6 +39,7 @@ def test_a_rolling_restart_costs_no_attempt(fresh_ledger: str, table: list[Row])
     items = {container: content.items(container) for container in content.files}
     items[BIG_CONTAINER] = {BIG_PATH: Item(size_bytes=size_bytes, digests=(big_digests(size_bytes),))}
     environ = {"HASHMILL_WORKER__DRAIN_GRACE_S": str(GRACE_S), "HASHMILL_LEASES__FILE_S": "10"}
+    environ["HASHMILL_SLICES__THRESHOLD_BYTES"] = str(SLICED_FROM_BYTES)
     with InProcessS3(content, serving_big(size_bytes)) as s3, ThreadPoolExecutor(terms) as clocks:
         store = Store(s3=s3, bucket="double", content=content, manifest=Manifest(items=items))  # type: ignore[arg-type]
         with fault_site(store, ledger_url=fresh_ledger, workers=WORKERS, environ=environ, seed=6) as site:
@@ -123,45 +119,3 @@ def exit_after_s(child: Child) -> float:
 def reader_of_big(site: FaultSite) -> str | None:
     query = sa.select(files.c.lease_owner).where(files.c.path.endswith(BIG_PATH), files.c.state == "running")
     return site.ledger.read_now(lambda connection: connection.execute(query).scalar())
-
-
-def big_digests(size_bytes: int) -> dict[str, str]:
-    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in ALGORITHMS}
-    for _ in range(size_bytes // len(BLOCK)):
-        for one in hashes.values():
-            one.update(BLOCK)
-    return {name: one.hexdigest() for name, one in hashes.items()}
-
-
-def serving_big(size_bytes: int) -> Middleware:
-    """Return what serves one big object, made as it is sent, and its listing; the rest is the double's."""
-    etag = '"the-big-one-1"'
-
-    async def serve(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.query.get("prefix", "").startswith(f"{BIG_CONTAINER}/"):
-            return web.Response(
-                content_type="application/xml",
-                text='<?xml version="1.0" encoding="UTF-8"?>'
-                '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>false</IsTruncated>'
-                f"<Contents><Key>{BIG_CONTAINER}/{BIG_PATH}</Key><Size>{size_bytes}</Size>"
-                "<LastModified>2026-11-24T00:00:00.000Z</LastModified></Contents></ListBucketResult>",
-            )
-        if not request.path.endswith(f"/{BIG_PATH}"):
-            return await handler(request)
-        headers = {"ETag": etag, "Accept-Ranges": "bytes"}
-        if request.method == "HEAD":
-            return web.Response(headers={**headers, "Content-Length": str(size_bytes)})
-        status, first = 200, 0
-        if asked := re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", "")):
-            status, first = 206, int(asked[1])
-            headers["Content-Range"] = f"bytes {first}-{size_bytes - 1}/{size_bytes}"
-        headers["Content-Length"] = str(size_bytes - first)
-        response = web.StreamResponse(status=status, headers=headers)
-        await response.prepare(request)
-        while first < size_bytes:
-            piece = BLOCK[first % len(BLOCK) :]
-            await response.write(piece)
-            first += len(piece)
-        return response
-
-    return serve
