@@ -9,9 +9,12 @@ from hashmill.flow.hash_files import hash_files as step
 from hashmill.flow.tools import WorkTools
 from tasks.base import house_task
 
+FILE_NO_MAX = 2**31 - 1
+
 
 async def _from_message(tools: WorkTools, run_id: str, size_class: str, files: Sequence[Sequence[int]]) -> None:
-    pairs = tuple((int(file_no), int(epoch)) for file_no, epoch in files)
+    # A forged number that is none of a file's would be an error to the database; it claims nothing either way.
+    pairs = tuple((int(file_no), int(epoch)) for file_no, epoch in files if 0 < int(file_no) <= FILE_NO_MAX)
     await step(tools, Ticket(run_id=run_id, size_class=SizeClass(size_class), files=pairs))
 
 

@@ -267,6 +267,8 @@ def settle(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcom
 def _write_ours(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcome]) -> list[FileOutcome]:
     """Write the outcomes whose fence is still the ledger's and return them."""
     numbers = [outcome.file_no for outcome in outcomes]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"two outcomes for one file of run {run_id}")
     found = connection.execute(_locking_running(connection.dialect.name), {"b_run_id": run_id, "b_numbers": numbers})
     running = {row.file_no: row for row in found}
     ours = [
