@@ -169,35 +169,43 @@ class _Weaver:
         return fed
 
     def feed_some(self) -> None:
-        """Feed this thread's share of what waits."""
+        """Feed this thread's share of what waits. Whatever goes wrong, no future is left without an end."""
+        taken: list[tuple[fused.Fused, Block, Future[None]]] = []
         with self._lock:
-            taken = self._take()
             self._at_work += 1
         try:
+            with self._lock:
+                self._take_into(taken)
             if taken:
                 fused.update_many([(hasher, block) for hasher, block, _ in taken])
+            for _, _, fed in taken:
+                fed.set_result(None)
         except _LIBRARY_ERRORS:
             # None was fed. One by one, so that what is wrong with one object fails no other.
             for hasher, block, fed in taken:
                 _feed_one(hasher, block, fed)
-        else:
-            for _, _, fed in taken:
-                fed.set_result(None)
         finally:
             with self._lock:
                 self._at_work -= 1
+            for hasher, _, fed in taken:
+                if not fed.done():
+                    fed.set_exception(
+                        AlgorithmFailed(f"{hasher.backend}: the thread ended with the block in its hands")
+                    )
 
-    def _take(self) -> list[tuple[fused.Fused, Block, "Future[None]"]]:
+    def _take_into(self, taken: list[tuple[fused.Fused, Block, "Future[None]"]]) -> None:
         """Take some that want the same algorithms: as many as leave their share to each thread that is idle."""
         if not self._waiting:
-            return []
-        idle = max(1, self.threads - self._at_work)
+            return
+        idle = 1 + max(0, self.threads - self._at_work)  # this one, which is at work, and those that are not
         share = min(SIDE_BY_SIDE, -(-len(self._waiting) // idle))
         algorithms = self._waiting[0][0].algorithms
-        taken = [job for job in self._waiting if job[0].algorithms == algorithms][:share]
-        for job in taken:
-            self._waiting.remove(job)
-        return taken
+        for _ in range(len(self._waiting)):
+            job = self._waiting.popleft()
+            if len(taken) < share and job[0].algorithms == algorithms:
+                taken.append(job)
+            else:
+                self._waiting.append(job)
 
 
 def _feed_one(hasher: fused.Fused, block: Block, fed: "Future[None]") -> None:

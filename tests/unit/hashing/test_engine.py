@@ -3,6 +3,7 @@ import hashlib
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -159,11 +160,11 @@ def test_what_waits_is_shared_out_to_idle_threads_and_hashed_side_by_side(
     for _ in range(waiting):
         weaver.add(Stream(), b"x")  # type: ignore[arg-type]
     if threads > 1:  # the other threads take theirs before the first is through
-        takes = [weaver._take()]
-        weaver._at_work = 1
-        while rest := weaver._take():
-            takes.append(rest)
+        takes: list[list[object]] = []
+        while weaver._waiting:
             weaver._at_work += 1
+            takes.append([])
+            weaver._take_into(takes[-1])  # type: ignore[arg-type]
         assert [len(taken) for taken in takes] == groups
         return
     for _ in range(waiting):
@@ -343,3 +344,19 @@ async def test_cancelling_waits_until_no_thread_touches_a_block(
 
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("trouble", [MemoryError, SystemExit, ZeroDivisionError])
+def test_no_block_waits_for_ever_whatever_ends_the_thread(
+    monkeypatch: pytest.MonkeyPatch, trouble: type[BaseException]
+) -> None:
+    def fails(pairs: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(fused, "update_many", fails)
+    weaver = _Weaver(1)
+    ended = weaver.add(Stream(), b"x")  # type: ignore[arg-type]
+    with suppress(SystemExit):
+        weaver.feed_some()
+
+    assert ended.done()
