@@ -1,5 +1,6 @@
 """What is asked of one object: what it is (HEAD), and for its bytes, which say what it is at the same time (GET)."""
 
+import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 from botocore.exceptions import ClientError
-from botocore.parsers import create_parser
+from botocore.parsers import ResponseParserError, create_parser
 
 from hashmill.domain.errors import (
     ConfigFault,
@@ -33,6 +34,8 @@ _OFFLINE_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """known: S3 API reference, x-amz-storage-class; GLACIER_IR is on-line."""
 
 _ERRORS: Final = create_parser("rest-xml")
+_NO_XML_OF_S3: Final = (AttributeError, LookupError, TypeError, ValueError, ResponseParserError)
+"""What botocore's parser raises over a body that is XML and no error of S3."""
 _MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
@@ -61,7 +64,22 @@ async def get_object(
     and the object again, pinned to that. Raises `ObjectChanged` when the answer is of any other object, or is not the
     range asked for, `ConfigFault` when it is not S3's; lets the errors of the libraries through.
     """
-    version_id = pin.version_id if pin else None
+    if pin is not None and pin.version_id is not None and not pin.etag.startswith("W/"):
+        # By ETag first: to name a version is another right (known: s3:GetObjectVersion), which a reader may lack.
+        try:
+            return await _get_object(link, place, start_byte=start_byte, pin=pin, by_version=False)
+        except ClientError as refusal:
+            if refusal.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in (404, 412):
+                raise
+        except ObjectChanged:
+            pass  # the key has a newer version; ours may still be there
+    return await _get_object(link, place, start_byte=start_byte, pin=pin, by_version=True)
+
+
+async def _get_object(
+    link: Link, place: ObjectPlace, *, start_byte: int, pin: ObjectHead | None, by_version: bool
+) -> tuple[ObjectHead, ByteStream]:
+    version_id = pin.version_id if pin and by_version else None
     request = signed_get(
         await link.address(place.bucket),
         place.key,
@@ -80,7 +98,7 @@ async def get_object(
                 raise ObjectChanged(f"{place}: {difference}")
             return pin, ByteStream(response)
         head = _described(response, place)
-    except (ObjectChanged, ConfigFault):
+    except BaseException:  # raised again: a connection that is not given back would be missed by all later reads
         response.close()
         raise
     if head is None:
@@ -156,9 +174,14 @@ async def _refusal(response: aiohttp.ClientResponse) -> ClientError:
     """Return what botocore would raise for this answer."""
     headers = plain_headers(response)
     body = await first_bytes(response)
-    return ClientError(
-        _ERRORS.parse({"status_code": response.status, "headers": headers, "body": body}, None), "GetObject"
-    )
+    parsed: dict[str, Any] = {}
+    with contextlib.suppress(*_NO_XML_OF_S3):
+        parsed = _ERRORS.parse({"status_code": response.status, "headers": headers, "body": body}, None)
+    told = parsed.get("Error")
+    if not (isinstance(told, dict) and isinstance(told.get("Code"), str)):
+        parsed = {"Error": {"Code": str(response.status)}}
+    parsed["ResponseMetadata"] = {"HTTPStatusCode": response.status, "HTTPHeaders": headers}
+    return ClientError(parsed, "GetObject")
 
 
 def _fact(headers: Mapping[str, str], name: str) -> str | None:
@@ -174,7 +197,7 @@ def _moment(text: str) -> datetime | None:
             day, month, year = int(text[5:7]), 1 + _MONTHS.index(text[8:11]) // 3, int(text[12:16])
             return datetime(year, month, day, int(text[17:19]), int(text[20:22]), int(text[23:25]), tzinfo=UTC)
         return parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

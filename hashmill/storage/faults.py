@@ -149,7 +149,7 @@ def _clock_is_off(headers: dict[str, str]) -> bool:
     """Tell a clock that is off from a key that is wrong, where HEAD's 403 has no body to say so."""
     try:
         theirs = parsedate_to_datetime(headers.get("date", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
     if theirs.tzinfo is None:
         theirs = theirs.replace(tzinfo=UTC)

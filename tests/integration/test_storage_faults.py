@@ -179,15 +179,35 @@ async def test_an_object_with_a_weak_etag_is_read_and_not_resumed(storage: Stora
         assert server.asked_for("if-match") == server.asked_for("range") == [None] * 3
 
 
-async def test_a_versioned_object_is_pinned_by_its_version(storage: Storage) -> None:
+async def test_a_versioned_object_is_resumed_without_the_right_to_name_versions(storage: Storage) -> None:
     async with FaultyS3(BODY, headers={"x-amz-version-id": "v7"}) as server:
         server.on_get.append(Act(cut_after=300_000))
 
         assert await read(storage, server) == BODY
 
-    assert [asked.target for asked in server.asked] == ["/bucket/key", "/bucket/key?versionId=v7"]
+    assert [asked.target for asked in server.asked] == ["/bucket/key", "/bucket/key"]
     assert server.asked_for("range") == [None, "bytes=300000-"]
-    assert server.asked_for("if-match") == [None, None]
+    assert server.asked_for("if-match") == [None, '"one"']
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        Act(status=412, code="PreconditionFailed"),
+        Act(status=404, code="NoSuchKey"),
+        Act(headers={"x-amz-version-id": "v8"}),
+    ],
+)
+async def test_a_version_that_was_replaced_or_deleted_in_mid_read_is_read_to_its_end(
+    storage: Storage, newer: Act
+) -> None:
+    async with FaultyS3(BODY, headers={"x-amz-version-id": "v7"}) as server:
+        server.on_get += [Act(cut_after=300_000), newer]
+
+        assert await read(storage, server) == BODY
+
+    assert [asked.target for asked in server.asked] == ["/bucket/key", "/bucket/key", "/bucket/key?versionId=v7"]
+    assert server.asked_for("range") == [None, "bytes=300000-", "bytes=300000-"]
 
 
 async def test_the_null_version_is_no_version(storage: Storage) -> None:
@@ -345,7 +365,7 @@ async def test_another_object_than_was_described_is_never_read(
 
 async def test_another_version_than_asked_for_is_never_read(storage: Storage) -> None:
     async with FaultyS3(BODY, headers={"x-amz-version-id": "v7"}) as server:
-        server.on_get += [Act(cut_after=1000), Act(headers={"x-amz-version-id": "v8"})]
+        server.on_get += [Act(cut_after=1000), *[Act(headers={"x-amz-version-id": "v8"})] * 2]
 
         with pytest.raises(ObjectChanged, match="version is 'v8', not 'v7'"):
             await read(storage, server)
@@ -834,3 +854,29 @@ async def test_a_bucket_is_where_the_rules_of_botocore_say(
         assert (address.root, address.region, address.service) == (root, "eu-west-3", "s3")
         with pytest.raises(ConfigFault, match="directory buckets"):
             await link.address("bucket--euw3-az1--x-s3")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<x><Error/></x>",
+        b"<x><ResponseMetadata>a</ResponseMetadata></x>",
+        b"<Error><Code>a</Code><Code>b</Code></Error>",
+        b"<Error><Code><b/></Code></Error>",
+        b"<not xml",
+        b"",
+    ],
+)
+async def test_whatever_stands_in_a_503_the_server_is_busy(storage: Storage, server: FaultyS3, body: bytes) -> None:
+    server.on_get += [Act(status=503, body=body)] * 20
+
+    with pytest.raises(StorageThrottled):
+        await read(storage, server)
+
+
+async def test_a_date_that_no_calendar_holds_costs_no_connection(storage: Storage, server: FaultyS3) -> None:
+    far = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+    server.on_get += [Act(headers={"Last-Modified": far, "Date": far})] * 3
+
+    for _ in range(3):
+        assert await read(storage, server) == BODY
