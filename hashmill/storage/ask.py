@@ -56,13 +56,19 @@ async def head_object(link: Link, place: ObjectPlace) -> ObjectHead:
 
 
 async def get_object(
-    link: Link, place: ObjectPlace, *, start_byte: int = 0, pin: ObjectHead | None = None
+    link: Link,
+    place: ObjectPlace,
+    *,
+    start_byte: int = 0,
+    pin: ObjectHead | None = None,
+    expected_bytes: int | None = None,
 ) -> tuple[ObjectHead, ByteStream]:
     """GET an object from `start_byte` to its end, and return what the answer says it is, and its bytes.
 
-    With `pin` it is that very object. An answer that does not tell its length is not believed: HEAD is asked for it,
-    and the object again, pinned to that. Raises `ObjectChanged` when the answer is of any other object, or is not the
-    range asked for, `ConfigFault` when it is not S3's; lets the errors of the libraries through.
+    With `pin` it is that very object. An answer that does not tell its length, or another than `expected_bytes`, is not
+    believed by itself: HEAD is asked for it, and the object again, pinned to that. Raises `ObjectChanged` when the
+    answer is of any other object, or is not the range asked for, `ConfigFault` when it is not S3's; lets the errors of
+    the libraries through.
     """
     if pin is not None and pin.version_id is not None and not pin.etag.startswith("W/"):
         # By ETag first: to name a version is another right (known: s3:GetObjectVersion), which a reader may lack.
@@ -73,11 +79,19 @@ async def get_object(
                 raise
         except ObjectChanged:
             pass  # the key has a newer version; ours may still be there
-    return await _get_object(link, place, start_byte=start_byte, pin=pin, by_version=True)
+    return await _get_object(
+        link, place, start_byte=start_byte, pin=pin, by_version=True, expected_bytes=expected_bytes
+    )
 
 
 async def _get_object(
-    link: Link, place: ObjectPlace, *, start_byte: int, pin: ObjectHead | None, by_version: bool
+    link: Link,
+    place: ObjectPlace,
+    *,
+    start_byte: int,
+    pin: ObjectHead | None,
+    by_version: bool,
+    expected_bytes: int | None = None,
 ) -> tuple[ObjectHead, ByteStream]:
     version_id = pin.version_id if pin and by_version else None
     request = signed_get(
@@ -101,7 +115,7 @@ async def _get_object(
     except BaseException:  # raised again: a connection that is not given back would be missed by all later reads
         response.close()
         raise
-    if head is None:
+    if head is None or expected_bytes not in (None, head.size_bytes):
         response.close()
         return await get_object(link, place, pin=await head_object(link, place))
     return head, ByteStream(response)

@@ -104,7 +104,8 @@ class Storage:
 
         Without `pin` the first answer says which object it is, and all that follows is of that one. With `pin` it is
         the object described there, from `start_byte` on, which must be less than its size unless it is 0.
-        `expected_bytes` is how long it may be, if that is known; nothing but the room that is kept depends on it.
+        `expected_bytes` is how long somebody else says it is. Room is kept for so much; and an answer that says another
+        length is held against HEAD, as it may be cut. Who does not know the length passes what `head` said as `pin`.
 
         A block is valid until the one after the next is asked for, and none after the context ends. All blocks
         together have exactly the bytes promised, or one of these is raised, in the context or by the blocks: what
@@ -117,7 +118,7 @@ class Storage:
 
         async def ask(at_byte: int) -> tuple[ObjectHead, ByteStream]:
             def get() -> Awaitable[tuple[ObjectHead, ByteStream]]:
-                return get_object(link, place, start_byte=at_byte, pin=pin)
+                return get_object(link, place, start_byte=at_byte, pin=pin, expected_bytes=expected_bytes)
 
             return await self._retry.in_place(place, lambda: in_words(link, place, get))
 

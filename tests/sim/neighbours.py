@@ -179,6 +179,10 @@ class SimStorage:
         await self._pause()
         return not self._world.storage_away
 
+    async def head(self, config: Any, bucket: str, key: str) -> ObjectHead:
+        thing = await self._found(key)
+        return ObjectHead(size_bytes=len(thing.versions[thing.etag]), etag=thing.etag)
+
     @asynccontextmanager
     async def open(
         self,
