@@ -126,7 +126,9 @@ def test_what_passes_costs_only_time_and_the_digest_is_of_what_stands_there_in_t
     assert_whole(site.ledger, run)
 
 
-def test_wrong_s3_keys_of_a_tenant_fail_its_files_and_nobody_elses(site: GatedSite, container: str) -> None:
+def test_s3_keys_that_stay_wrong_fail_the_files_of_their_tenant_and_nobody_elses(
+    site: GatedSite, container: str
+) -> None:
     service = site.service
     ids = fill(service, {"a": b"a", "b": b"b"}, container_id=container)
     theirs, ours = new_job(service, container_id=container), new_job(service, container_id=container)
@@ -135,11 +137,11 @@ def test_wrong_s3_keys_of_a_tenant_fail_its_files_and_nobody_elses(site: GatedSi
 
     refused = ended_run(site.ledger, service.post(event)["run_id"])
 
-    assert (refused.tenant_id, refused.state, refused.error_class) == (LOCKED_OUT, RunState.FAILED, "s3.forbidden")
-    assert classes_by_path(site.ledger, refused.run_id) == {"a": "s3.forbidden", "b": "s3.forbidden"}
+    assert (refused.tenant_id, refused.state, refused.error_class) == (LOCKED_OUT, RunState.FAILED, "config")
+    assert classes_by_path(site.ledger, refused.run_id) == {"a": "config", "b": "config"}
     assert stored_hashes(service, ids["a"]) == {}
     assert job_status(service, theirs) == "FAILED"
-    assert "2 failed: s3.forbidden 2" in job_messages(service, theirs)[-1]["message"]
+    assert "2 failed: config 2" in job_messages(service, theirs)[-1]["message"]
     assert_whole(site.ledger, refused)
 
     run = ended_run(site.ledger, service.post(service.event(ours, container_id=container))["run_id"])
