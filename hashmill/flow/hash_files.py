@@ -6,13 +6,11 @@ import logging
 import random
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 
 from hashmill.domain.errors import HashmillError, LeaseLost, LedgerUnavailable
-from hashmill.domain.text import one_line
 from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
-from hashmill.flow.endpoints import endpoint_of, is_back, pause_s
-from hashmill.flow.hash_one import DETAIL_MAX_CHARS, after_error, hash_one, later, place_of
+from hashmill.flow.endpoints import endpoint_of, is_back
+from hashmill.flow.hash_one import after_error, hash_one, held_back, later, place_of
 from hashmill.flow.tools import WorkTools
 from hashmill.ledger import files, runs
 from hashmill.ledger.runs import Run
@@ -83,14 +81,7 @@ async def _waiting_for_storage(tools: WorkTools, run: Run, claimed: list[Claimed
         return None
     endpoint = endpoint_of(tools, place)
     log.warning("storage_away", extra={"run_id": run.run_id, "files": len(claimed), "reason": endpoint.said})
-    return [
-        replace(
-            later(file, retry_in_s=pause_s(endpoint)),
-            error_class=endpoint.error_class,
-            error_detail=one_line(endpoint.said, max_chars=DETAIL_MAX_CHARS),
-        )
-        for file in claimed
-    ]
+    return [held_back(endpoint, file) for file in claimed]
 
 
 async def _suspects_apart(tools: WorkTools, run: Run, others: list[ClaimedFile], suspects: list[ClaimedFile]) -> None:

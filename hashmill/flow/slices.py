@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from hashmill.domain.digest import HashedObject
@@ -71,7 +72,8 @@ async def _read(
     async with opening as opened:
         head = opened.head
         enough = _enough(mill, left_bytes=head.size_bytes - start_byte) if head.resumable else None
-        fed_bytes = await mill.engine.feed(hashers, opened.blocks(), enough=enough)
+        async with aclosing(opened.blocks()) as blocks:  # which are left in the middle
+            fed_bytes = await mill.engine.feed(hashers, blocks, enough=enough)
     offset_bytes = start_byte + fed_bytes
     part = Slice(head=head, resumed_from_bytes=start_byte, slices=(saved.slices if saved else 0) + 1)
     if offset_bytes >= head.size_bytes:

@@ -57,6 +57,15 @@ async def one_slice(stage: Stage) -> None:
     await hash_files(stage.tools, ticket)
 
 
+async def under_way(stage: Stage) -> asyncio.Task[None]:
+    """Let a process begin a slice, and hold it before the first block until `read_gate` is set."""
+    stage.storage.read_gate = asyncio.Event()
+    (ticket,) = await dispatched(stage)
+    work = asyncio.create_task(hash_files(stage.tools, ticket))
+    await wait_until_async(lambda: stage.storage.reading)
+    return work
+
+
 def row_of(stage: Stage, run: Run) -> files.FileRow:
     (row,) = stage.tools.ledger.read_now(files.of_run, run.run_id)
     return row
@@ -147,11 +156,9 @@ async def test_a_state_that_cannot_be_taken_up_costs_the_way_back_to_the_beginni
 
 async def test_a_process_that_is_told_to_stop_saves_at_the_next_block(stage: Stage) -> None:
     run = await large(stage)
-    stage.storage.read_gate = asyncio.Event()
-    (ticket,) = await dispatched(stage)
-    work = asyncio.create_task(hash_files(stage.tools, ticket))
-    await wait_until_async(lambda: stage.storage.reading)
+    work = await under_way(stage)
     stage.tools.draining.set()
+    assert stage.storage.read_gate is not None
     stage.storage.read_gate.set()
     await work
 
@@ -174,12 +181,10 @@ async def test_a_slice_ends_when_its_time_is_over(ledger: Ledger) -> None:
 
 async def test_a_late_owner_saves_nothing(stage: Stage) -> None:
     run = await large(stage)
-    stage.storage.read_gate = asyncio.Event()
-    (ticket,) = await dispatched(stage)
-    work = asyncio.create_task(hash_files(stage.tools, ticket))
-    await wait_until_async(lambda: stage.storage.reading)
+    work = await under_way(stage)
     lapse(stage.tools.ledger, run)
     await sweep(stage.tools)
+    assert stage.storage.read_gate is not None
     stage.storage.read_gate.set()
     await work
 
