@@ -4,13 +4,14 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv-peers
 
 # uv brings its own certificates; a machine may need the system's.
 export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test sim fuzz fault soak bench bench-kernel demo up docs lock clean
+.PHONY: help setup check test sim fuzz fault soak bench bench-kernel bench-peers demo up docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -39,7 +40,7 @@ check: $(READY) ## format, lint, types, floors, locks
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@! grep -nE 'https?://' requirements.txt requirements-all.txt || { echo "a lock file must not hold an address"; exit 1; }
+	@! grep -nE 'https?://' requirements.txt requirements-all.txt benchmarks/peers.txt || { echo "a lock file must not hold an address"; exit 1; }
 
 test: $(READY) ## the whole suite but the faults, on servers it starts itself (ARGS="-k name" narrows it)
 	$(BIN)/pytest $(ARGS)
@@ -60,6 +61,13 @@ soak: $(READY) ## faults of every kind at random for HOURS=n, then the checker (
 bench: $(READY) ## the benchmarks, one after the other
 	@for question in benchmarks/bench_*.py; do echo "$$question"; $(BIN)/python -m benchmarks.$$(basename $$question .py) || exit 1; done
 
+bench-peers: $(PEERS)/.ready ## boto3, awscli, rclone and what draws the plots, in an environment of their own
+
+$(PEERS)/.ready: benchmarks/peers.txt $(READY)
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes -r benchmarks/peers.txt || $(PEERS)/bin/python -m pip install --quiet --require-hashes -r benchmarks/peers.txt
+	@touch $@
+
 bench-kernel: $(READY) ## the native kernel beside hashlib, into benchmarks/results/kernel.json
 	$(BIN)/python -m benchmarks.bench_kernel
 
@@ -72,11 +80,12 @@ up: $(READY) ## the whole service on this machine, until Ctrl-C
 docs: $(READY) ## write docs/settings.md anew from the knobs
 	$(BIN)/hashmill settings --markdown > docs/settings.md
 
-lock: $(READY) ## resolve the dependencies anew and write both lock files
+lock: $(READY) ## resolve the dependencies anew and write the lock files
 	$(BIN)/uv lock
 	$(BIN)/uv export --quiet --no-emit-project --no-default-groups --format requirements-txt -o requirements.txt
 	$(BIN)/uv export --quiet --no-emit-project --all-groups --format requirements-txt -o requirements-all.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url benchmarks/peers.in -o benchmarks/peers.txt
 
 clean: ## remove caches and what was built; the environment stays
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .run dist build
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
