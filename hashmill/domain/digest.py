@@ -20,6 +20,7 @@ KNOWN_ALGORITHMS: tuple[str, ...] = (
     "blake2b",
     "blake3",
     "xxh3-128",
+    "crc32",
     "crc32c",
     "crc64nvme",
 )

@@ -112,7 +112,13 @@ class _RunningCrc:
         return self._value.to_bytes(self._hex_digits // 2)
 
 
-_CRCS: Final = {"crc32c": (checksums.crc32c, 32), "crc64nvme": (checksums.crc64nvme, 64)}
+_CRCS: Final = {
+    "crc32": (checksums.crc32, 32),
+    "crc32c": (checksums.crc32c, 32),
+    "crc64nvme": (checksums.crc64nvme, 64),
+}
+CRCS: Final = tuple(_CRCS)
+"""The checksums whose state is their value."""
 
 
 def open_crc(name: str, state: bytes | None = None) -> _RunningCrc:
@@ -152,6 +158,7 @@ _OPENERS: Final[dict[str, Callable[[], OneHasher]]] = {
     "blake2b": _from_hashlib("blake2b"),
     "blake3": lambda: _LibraryHasher(blake3.blake3(), f"blake3/{blake3.__version__}"),
     "xxh3-128": lambda: _LibraryHasher(xxhash.xxh3_128(), f"xxhash/{xxhash.VERSION}"),
+    "crc32": lambda: open_crc("crc32"),
     "crc32c": lambda: open_crc("crc32c"),
     "crc64nvme": lambda: open_crc("crc64nvme"),
 }
@@ -177,6 +184,11 @@ def open_hasher(name: str) -> OneHasher:
         raise AlgorithmFailed(f"{name}: {error}") from error
 
 
+def open_alone(name: str) -> Hasher:
+    """Return a fresh hasher of one digest, asked like one of several. Raises what `open_hasher` raises."""
+    return _Alone(name, open_hasher(name))
+
+
 def open_hashers(names: Sequence[str]) -> list[Hasher]:
     """Return fresh hashers that together compute each of `names` once: by the native kernel what it does quicker than
     hashlib, one by one what is left. Raises what `open_hasher` raises.
@@ -184,8 +196,8 @@ def open_hashers(names: Sequence[str]) -> list[Hasher]:
     wanted = list(dict.fromkeys(names))
     together = [name for name in wanted if name in fused.ALGORITHMS and _OPENERS[name] is _BY_HASHLIB[name]]
     if not together or not fused.accelerated():
-        return [_Alone(name, open_hasher(name)) for name in wanted]
+        return [open_alone(name) for name in wanted]
     return [
         fused.Fused(together),
-        *(_Alone(name, open_hasher(name)) for name in wanted if name not in together),
+        *(open_alone(name) for name in wanted if name not in together),
     ]

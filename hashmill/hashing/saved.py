@@ -7,14 +7,14 @@ What cannot be saved (hashlib shows its state to nobody, blake3 and xxhash neith
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from hashmill.hashing import fused
-from hashmill.hashing.registry import Hasher, open_crc
+from hashmill.hashing.registry import CRCS, Hasher, open_crc
 
 VERSION: Final = 1
-CRCS: Final = ("crc32c", "crc64nvme")
 
 
 class SavedHasher(Hasher, Protocol):
@@ -36,13 +36,15 @@ def begin(algorithms: Sequence[str]) -> list[SavedHasher]:
 
 
 def save(hashers: Sequence[SavedHasher]) -> str:
-    """Return the state of `hashers` as text, below 1 KiB."""
+    """Return the state of `hashers` as text, below 1 KiB for each."""
     parts = {"+".join(hasher.algorithms): base64.b64encode(hasher.export()).decode() for hasher in hashers}
     return json.dumps({"v": VERSION, "kernel": fused.KERNEL_VERSION, "parts": parts})
 
 
-def go_on(algorithms: Sequence[str], text: str) -> list[SavedHasher]:
-    """Return hashers that go on where `save` was called.
+def go_on(
+    algorithms: Sequence[str], text: str, *, beside: Mapping[str, Callable[[bytes], SavedHasher]] | None = None
+) -> list[SavedHasher]:
+    """Return hashers that go on where `save` was called. `beside` restores those that are of no algorithm, by name.
 
     Raises `ValueError` when the text was saved by another version or another kernel, for other algorithms, or is
     damaged: then only the beginning is left.
@@ -53,10 +55,11 @@ def go_on(algorithms: Sequence[str], text: str) -> list[SavedHasher]:
     together = _together(algorithms)
     wanted = ["+".join(together)] if together else []
     wanted += [name for name in dict.fromkeys(algorithms) if name in CRCS]
+    wanted += beside or {}
     parts = told.get("parts")
     if not isinstance(parts, dict) or sorted(parts) != sorted(wanted):
         raise ValueError("saved for other algorithms")
-    return [_restored(name, _bytes(parts[name])) for name in wanted]
+    return [(beside or {}).get(name, partial(_restored, name))(_bytes(parts[name])) for name in wanted]
 
 
 def _together(algorithms: Sequence[str]) -> list[str]:

@@ -58,6 +58,8 @@ KNOWN_ANSWERS = [
     # xxHash specification: the empty input, seed 0
     ("xxh3-128", b"", "99aa06d3014798d86001c324468d497f"),
     # the check value of the CRC catalogues
+    ("crc32", b"123456789", "cbf43926"),
+    ("crc32", b"", "00000000"),
     ("crc32c", b"123456789", "e3069283"),
     ("crc32c", b"", "00000000"),
     ("crc64nvme", b"123456789", "ae8b14860a799888"),
@@ -105,13 +107,14 @@ def _crc(body: bytes, *, bits: int, reflected_polynomial: int) -> str:
 def test_a_second_witness_finds_the_same_checksums(cuts: list[bytes]) -> None:
     body = b"".join(cuts)
     second_xxh3 = XXHash.new_xxhash3_128()
-    hashers = {name: open_hasher(name) for name in ("crc32c", "crc64nvme", "xxh3-128")}
+    hashers = {name: open_hasher(name) for name in ("crc32", "crc32c", "crc64nvme", "xxh3-128")}
     for cut in cuts:
         second_xxh3.update(cut)
         for hasher in hashers.values():
             hasher.update(cut)
 
     assert {name: hasher.hexdigest() for name, hasher in hashers.items()} == {
+        "crc32": _crc(body, bits=32, reflected_polynomial=0xEDB88320),
         "crc32c": _crc(body, bits=32, reflected_polynomial=0x82F63B78),
         "crc64nvme": _crc(body, bits=64, reflected_polynomial=0x9A6C9329AC4BC9B5),
         "xxh3-128": second_xxh3.finalize().hex(),

@@ -15,7 +15,9 @@ from hashmill.hashing.registry import open_hashers
 
 pytestmark = pytest.mark.skipif(not fused.accelerated(), reason=f"no fast kernel here: {fused.why_not()}")
 
-ALGORITHMS = st.lists(st.sampled_from(["md5", "sha1", "sha256", "crc32c", "crc64nvme"]), min_size=1, unique=True)
+ALGORITHMS = st.lists(
+    st.sampled_from(["md5", "sha1", "sha256", "crc32", "crc32c", "crc64nvme"]), min_size=1, unique=True
+)
 
 
 @given(algorithms=ALGORITHMS, parts=st.lists(st.binary(max_size=300), min_size=1, max_size=6))
