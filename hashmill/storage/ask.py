@@ -21,6 +21,7 @@ from hashmill.domain.errors import (
     StorageThrottled,
     StorageTimeout,
 )
+from hashmill.storage.checksums import stored_in
 from hashmill.storage.config import ObjectHead, ObjectPlace
 from hashmill.storage.faults import LIBRARY_ERRORS, is_about_the_signature, is_wordless, translate
 from hashmill.storage.link import Link
@@ -41,7 +42,8 @@ _MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 async def head_object(link: Link, place: ObjectPlace) -> ObjectHead:
     """Return what HEAD says. Raises `ObjectOffline` and `ConfigFault`; lets the errors of the libraries through."""
-    answer = await link.client.head_object(Bucket=place.bucket, Key=place.key)
+    asked = {"ChecksumMode": "ENABLED"} if link.checksums else {}
+    answer = await link.client.head_object(Bucket=place.bucket, Key=place.key, **asked)
     _refuse_offline(answer, place)
     if not answer.get("ETag") or "ContentLength" not in answer:
         raise ConfigFault(f"{place}: HEAD was answered without ETag or length; is s3.endpoint_url an S3 server?")
@@ -52,6 +54,7 @@ async def head_object(link: Link, place: ObjectPlace) -> ObjectHead:
         version_id=None if version_id == "null" else version_id,
         storage_class=answer.get("StorageClass"),
         last_modified=answer.get("LastModified"),
+        checksums=stored_in(answer["ResponseMetadata"]["HTTPHeaders"], answer["ETag"]),
     )
 
 
@@ -102,6 +105,7 @@ async def _get_object(
         version_id=version_id,
         if_match=pin.etag if pin and version_id is None and pin.resumable else None,
         start_byte=start_byte,
+        checksums=link.checksums and pin is None,
     )
     response = await link.wire.get(request.url, request.headers)
     if response.status >= 300:
@@ -161,6 +165,7 @@ def _described(response: aiohttp.ClientResponse, place: ObjectPlace) -> ObjectHe
         version_id=None if version_id == "null" else version_id,
         storage_class=_fact(headers, "x-amz-storage-class"),
         last_modified=_moment(headers.get("Last-Modified", "")),
+        checksums=stored_in(headers, etag),
     )
 
 

@@ -11,9 +11,11 @@ from typing import Final
 
 from aiobotocore.session import AioSession
 
+from hashmill.domain.checksums import PartSizes
 from hashmill.domain.errors import ConfigFault, ObjectMissing, SigningRefused, StorageThrottled, StorageTimeout
 from hashmill.storage.ask import get_object, head_object, in_words
 from hashmill.storage.budget import ByteBudget
+from hashmill.storage.checksums import part_sizes
 from hashmill.storage.config import ObjectHead, ObjectPlace, StorageConfig, StoragePace
 from hashmill.storage.faults import LIBRARY_ERRORS, translate
 from hashmill.storage.link import Link, open_link
@@ -73,6 +75,18 @@ class Storage:
         place = _place(bucket, key)
         link = await self._link(config)
         return await self._retry.in_place(place, lambda: in_words(link, place, lambda: head_object(link, place)))
+
+    async def parts(self, config: StorageConfig, bucket: str, key: str, head: ObjectHead, count: int) -> PartSizes:
+        """Return how long each of the object's `count` parts is, or why that is not known; asks without patience.
+
+        The object may be open meanwhile, and its server waits for us no longer than we for it.
+        """
+        try:
+            link = await self._link(config)
+            async with asyncio.timeout(PROBE_S):
+                return await part_sizes(link, _place(bucket, key), head, count)
+        except TimeoutError:
+            return PartSizes(reason=f"the sizes of the parts are not told within {PROBE_S:g} s")
 
     async def answers(self, config: StorageConfig, bucket: str) -> bool:
         """Return whether the server answers a HEAD of the bucket now.

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from hashmill.domain.checksums import StoredChecksum
 from hashmill.domain.secret import Secret
 
 
@@ -12,7 +13,7 @@ class StorageConfig:
     """Where the objects of one tenant or one LABDRIVE storage are, and with whose keys they are read.
 
     `endpoint_url` None means AWS in `region`; `access_key_id` None means the usual AWS chain (environment, profile,
-    instance role). `bucket` is only carried for whoever names the objects: two configurations that differ in nothing
+    instance role). `provider_checksums` is whether the server is asked for the checksums that it stores. `bucket` is only carried for whoever names the objects: two configurations that differ in nothing
     else share one client.
     """
 
@@ -23,6 +24,7 @@ class StorageConfig:
     access_key_id: str | None = None
     secret_access_key: Secret | None = None
     session_token: Secret | None = None
+    provider_checksums: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,8 @@ class StoragePace:
 class ObjectHead:
     """What the server said of an object; a read is pinned to it.
 
-    `etag` keeps its quotes and is no digest. `version_id` is None where the bucket keeps no versions.
+    `etag` keeps its quotes and is no digest. `version_id` is None where the bucket keeps no versions. `checksums` are
+    those that the server stores, none where it stores none or was not asked.
     """
 
     size_bytes: int
@@ -53,6 +56,7 @@ class ObjectHead:
     version_id: str | None = None
     storage_class: str | None = None
     last_modified: datetime | None = None
+    checksums: tuple[StoredChecksum, ...] = ()
 
     @property
     def resumable(self) -> bool:

@@ -31,9 +31,10 @@ _CREDENTIAL: Final = re.compile(
 class Link:
     """What is open to one server. `client` asks what is asked seldom; objects are read through `wire`."""
 
-    def __init__(self, client: Any, wire: WireSession, credentials: Any) -> None:
+    def __init__(self, client: Any, wire: WireSession, credentials: Any, *, checksums: bool) -> None:
         self.client = client
         self.wire = wire
+        self.checksums = checksums
         self.tls: bool = client.meta.endpoint_url.startswith("https:")
         self._credentials = credentials
         self._addresses: dict[str, BucketAddress] = {}
@@ -117,7 +118,7 @@ async def open_link(session: AioSession, config: StorageConfig, pace: StoragePac
             credentials = explicit if explicit.access_key else await session.get_credentials()
         except (BotoCoreError, ValueError, OSError) as error:  # ValueError: an endpoint that is no address
             raise ConfigFault(f"no S3 client for {config.endpoint_url or config.region}: {error}") from error
-        yield Link(client, wires[0], credentials)
+        yield Link(client, wires[0], credentials, checksums=config.provider_checksums)
 
 
 def _address_in(request: Any, bucket: str) -> BucketAddress:

@@ -66,8 +66,12 @@ def signed_get(
     version_id: str | None = None,
     if_match: str | None = None,
     start_byte: int = 0,
+    checksums: bool = False,
 ) -> SignedGet:
-    """Return the GET of an object, or of its bytes from `start_byte` on, signed at `at_s` (seconds since 1970)."""
+    """Return the GET of an object, or of its bytes from `start_byte` on, signed at `at_s` (seconds since 1970).
+
+    With `checksums` the answer says which ones the server stores, if it does.
+    """
     name = quote(key, safe="/~")
     query = f"versionId={quote(version_id, safe='~')}" if version_id is not None else ""
     at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_s))
@@ -76,6 +80,8 @@ def signed_get(
         headers["if-match"] = if_match
     if start_byte:
         headers["range"] = f"bytes={start_byte}-"
+    if checksums:
+        headers["x-amz-checksum-mode"] = "ENABLED"
     headers["x-amz-content-sha256"] = _NO_BODY
     headers["x-amz-date"] = at
     if keys.token:
