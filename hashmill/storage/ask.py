@@ -23,13 +23,17 @@ from hashmill.domain.errors import (
 )
 from hashmill.storage.checksums import stored_in
 from hashmill.storage.config import ObjectHead, ObjectPlace
+from hashmill.storage.direct import DirectStream
 from hashmill.storage.faults import LIBRARY_ERRORS, is_about_the_signature, is_wordless, translate
 from hashmill.storage.link import Link
 from hashmill.storage.sign import signed_get
-from hashmill.storage.stream import ByteStream
+from hashmill.storage.stream import Body, ByteStream
 from hashmill.storage.wire import first_bytes, plain_headers
 
 T = TypeVar("T")
+
+DIRECT_FROM_BYTES: Final = 524_288
+"""From this length on a body is received straight into the blocks; see docs/performance.md."""
 
 _OFFLINE_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """known: S3 API reference, x-amz-storage-class; GLACIER_IR is on-line."""
@@ -65,7 +69,7 @@ async def get_object(
     start_byte: int = 0,
     pin: ObjectHead | None = None,
     expected_bytes: int | None = None,
-) -> tuple[ObjectHead, ByteStream]:
+) -> tuple[ObjectHead, Body]:
     """GET an object from `start_byte` to its end, and return what the answer says it is, and its bytes.
 
     With `pin` it is that very object. An answer that does not tell its length, or another than `expected_bytes`, is not
@@ -95,7 +99,7 @@ async def _get_object(
     pin: ObjectHead | None,
     by_version: bool,
     expected_bytes: int | None = None,
-) -> tuple[ObjectHead, ByteStream]:
+) -> tuple[ObjectHead, Body]:
     version_id = pin.version_id if pin and by_version else None
     request = signed_get(
         await link.address(place.bucket),
@@ -114,15 +118,14 @@ async def _get_object(
         if pin is not None:
             if difference := _difference(response, pin, start_byte):
                 raise ObjectChanged(f"{place}: {difference}")
-            return pin, ByteStream(response)
-        head = _described(response, place)
+            return pin, _body(link, response, pin.size_bytes - start_byte)
+        if (head := _described(response, place)) is not None and expected_bytes in (None, head.size_bytes):
+            return head, _body(link, response, head.size_bytes)
     except BaseException:  # raised again: a connection that is not given back would be missed by all later reads
         response.close()
         raise
-    if head is None or expected_bytes not in (None, head.size_bytes):
-        response.close()
-        return await get_object(link, place, pin=await head_object(link, place))
-    return head, ByteStream(response)
+    response.close()
+    return await get_object(link, place, pin=await head_object(link, place))
 
 
 async def in_words(link: Link, place: ObjectPlace, ask: Callable[[], Awaitable[T]]) -> T:
@@ -147,6 +150,14 @@ async def in_words(link: Link, place: ObjectPlace, ask: Callable[[], Awaitable[T
                 "proxy rewrite the paths of objects?"
             ) from refusal
         raise
+
+
+def _body(link: Link, response: aiohttp.ClientResponse, left_bytes: int) -> Body:
+    """Return what reads the answer's body: the way that costs least, for its length and what is here already."""
+    framed = response.headers.get("Content-Length") == str(left_bytes)
+    if framed and left_bytes >= DIRECT_FROM_BYTES and response.connection is not None:
+        return DirectStream(response, left_bytes, idle_timeout_s=link.wire.idle_timeout_s)
+    return ByteStream(response)
 
 
 def _described(response: aiohttp.ClientResponse, place: ObjectPlace) -> ObjectHead | None:

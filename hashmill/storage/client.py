@@ -20,7 +20,7 @@ from hashmill.storage.config import ObjectHead, ObjectPlace, StorageConfig, Stor
 from hashmill.storage.faults import LIBRARY_ERRORS, translate
 from hashmill.storage.link import Link, open_link
 from hashmill.storage.retry import Retry
-from hashmill.storage.stream import ByteStream, ObjectReader
+from hashmill.storage.stream import Body, ObjectReader
 from hashmill.storage.wire import READ_AHEAD_BYTES, TLS_BYTES
 
 LEAST_BLOCK_BYTES: Final = 65_536
@@ -130,26 +130,26 @@ class Storage:
         place = _place(bucket, key)
         link = await self._link(config)
 
-        async def ask(at_byte: int) -> tuple[ObjectHead, ByteStream]:
-            def get() -> Awaitable[tuple[ObjectHead, ByteStream]]:
+        async def ask(at_byte: int) -> tuple[ObjectHead, Body]:
+            def get() -> Awaitable[tuple[ObjectHead, Body]]:
                 return get_object(link, place, start_byte=at_byte, pin=pin, expected_bytes=expected_bytes)
 
             return await self._retry.in_place(place, lambda: in_words(link, place, get))
 
-        async def resume(at_byte: int) -> ByteStream:
+        async def resume(at_byte: int) -> Body:
             return (await ask(at_byte))[1]
 
         likely_bytes = pin.size_bytes - start_byte if pin else expected_bytes
         while True:
             least_bytes, wanted_bytes = self._needs(link, likely_bytes)
             async with self._budget.reserve(wanted_bytes, least_bytes=least_bytes) as held_bytes:
-                pin, stream = await ask(start_byte)
+                pin, body = await ask(start_byte)
                 likely_bytes = pin.size_bytes - start_byte
                 if block_bytes := self._block_bytes(link, likely_bytes, held_bytes):
                     reader = ObjectReader(
                         place,
                         pin,
-                        stream,
+                        body,
                         resume,
                         start_byte=start_byte,
                         block_bytes=block_bytes,
@@ -163,7 +163,7 @@ class Storage:
                         reader.close()
                     return
                 # Larger than it was said to be, and what was kept has no room for two small blocks: come again.
-                stream.close()
+                body.close()
 
     def _needs(self, link: Link, size_bytes: int | None) -> tuple[int, int]:
         """Return the least that a stream of so many bytes can do with, and what it wants: two blocks, and what is read

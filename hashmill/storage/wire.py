@@ -40,6 +40,7 @@ class WireSession:
         self, *, timeout: tuple[float, float], max_pool_connections: int, verify: bool | str, **_unused: Any
     ) -> None:
         connect_timeout_s, idle_timeout_s = timeout
+        self.idle_timeout_s = idle_timeout_s
         self._timeout = aiohttp.ClientTimeout(sock_connect=connect_timeout_s, sock_read=idle_timeout_s)
         self._connections = max_pool_connections
         self._verify = verify
