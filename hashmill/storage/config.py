@@ -1,7 +1,6 @@
 """What a caller tells this room, and what an S3 server tells about one object."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal
 
 from hashmill.domain.checksums import StoredChecksum
@@ -54,8 +53,6 @@ class ObjectHead:
     size_bytes: int
     etag: str
     version_id: str | None = None
-    storage_class: str | None = None
-    last_modified: datetime | None = None
     checksums: tuple[StoredChecksum, ...] = ()
 
     @property

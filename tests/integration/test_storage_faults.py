@@ -105,8 +105,6 @@ async def test_a_good_server_is_asked_once(storage: Storage, server: FaultyS3) -
 async def test_the_first_answer_says_which_object_it_is_as_head_does(storage: Storage) -> None:
     headers = {
         "x-amz-version-id": "v7",
-        "x-amz-storage-class": "STANDARD_IA",
-        "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT",
     }
     async with FaultyS3(BODY, headers=headers) as server:
         async with storage.open(server.config, "bucket", "key") as opened:
@@ -117,8 +115,6 @@ async def test_the_first_answer_says_which_object_it_is_as_head_does(storage: St
         size_bytes=700_000,
         etag='"one"',
         version_id="v7",
-        storage_class="STANDARD_IA",
-        last_modified=datetime(2026, 10, 21, 7, 28, tzinfo=UTC),
     )
 
 
@@ -539,7 +535,7 @@ async def test_a_server_that_never_answers_is_a_timeout(impatient: Storage, serv
 async def test_an_archived_object_that_is_on_line_is_read(storage: Storage, headers: dict[str, str]) -> None:
     async with FaultyS3(b"body", headers=headers) as server:
         assert await read(storage, server) == b"body"
-        assert (await storage.head(server.config, "bucket", "key")).storage_class == headers["x-amz-storage-class"]
+        assert (await storage.head(server.config, "bucket", "key")).size_bytes == 4
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
