@@ -7,7 +7,6 @@ aiobotocore untouched and are translated in `faults`.
 """
 
 import asyncio
-import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final
@@ -15,6 +14,8 @@ from typing import Any, Final
 import aiohttp
 from aiobotocore.awsrequest import AioAWSResponse
 from yarl import URL
+
+from hashmill.storage.tls import resuming_context
 
 KEEP_ALIVE_S: Final = 12.0
 """Shorter than the idle time after which S3 servers hang up, so that we seldom send into a closed connection."""
@@ -50,7 +51,7 @@ class WireSession:
         # A path in `verify` comes from AWS_CA_BUNDLE or ca_bundle; without it the system's own trust store counts.
         ca_file = self._verify if isinstance(self._verify, str) else None
         # Reading the trust store takes tens of milliseconds, too long for the loop.
-        tls = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
+        tls = await asyncio.to_thread(resuming_context, ca_file)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEP_ALIVE_S, ssl=tls),
             timeout=self._timeout,

@@ -75,6 +75,7 @@ class FaultyS3:
         self.on_head: deque[Act] = deque()
         self.asked: list[Asked] = []
         self.connections = 0
+        self.sessions_resumed = 0
 
     @property
     def endpoint_url(self) -> str:
@@ -117,6 +118,8 @@ class FaultyS3:
         assert handler is not None
         self._handlers.add(handler)
         self.connections += 1
+        link = writer.get_extra_info("ssl_object")
+        self.sessions_resumed += link is not None and link.session_reused
         try:
             while await self._answer_one(reader, writer):
                 pass

@@ -84,3 +84,15 @@ async def test_an_authority_named_by_aws_ca_bundle_is_trusted_and_cut_streams_ar
 
     assert body == BODY
     assert len(server.asked_for("range")) == 3
+
+
+async def test_a_new_connection_resumes_the_session_of_the_one_before(
+    certificate: Path, storage: Storage, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    server.on_get += [Act(cut_after=1_000_000)] * 2
+
+    async with storage.open(server.config, "bucket", "key") as opened:
+        assert b"".join([bytes(block) async for block in opened.blocks()]) == BODY
+
+    assert (server.connections, server.sessions_resumed) == (3, 2)
