@@ -135,13 +135,13 @@ def storage_config(s3: S3, *, tenant_id: str, storage_id: str | None) -> Storage
     layers += [s3.tenants[tenant_id]] if tenant_id in s3.tenants else []
     layers += [s3.storages[storage_id]] if storage_id in s3.storages else []
 
-    def last(name: str) -> str | SecretStr | None:
+    def last(name: str) -> str | SecretStr | bool | None:
         values = [getattr(layer, name) for layer in layers]
         return next((value for value in reversed(values) if value is not None), None)
 
     def text(name: str) -> str:
         value = last(name)
-        return value.get_secret_value() if isinstance(value, SecretStr) else (value or "")
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
 
     style = text("addressing_style")
     return StorageConfig(
@@ -152,6 +152,7 @@ def storage_config(s3: S3, *, tenant_id: str, storage_id: str | None) -> Storage
         access_key_id=text("access_key_id") or None,
         secret_access_key=Secret(text("secret_access_key")) if text("secret_access_key") else None,
         session_token=Secret(text("session_token")) if text("session_token") else None,
+        provider_checksums=bool(last("provider_checksums")),
     )
 
 

@@ -1,9 +1,8 @@
 """
 Every knob, its default, its unit and the sentence an operator reads.
 
-Order of precedence: environment (`HASHMILL_SECTION__KNOB`), then the file named by `HASHMILL_CONFIG`,
-then the sheet `config/hashmill.toml`, then the defaults below. A test keeps the sheet equal to the defaults.
-Settings are read once, by `assemble`, and passed down as plain values.
+Order of precedence: environment (`HASHMILL_SECTION__KNOB`), then the file named by `HASHMILL_CONFIG`, then the sheet
+`config/hashmill.toml`, then the defaults below. A test keeps the sheet equal to the defaults. `assemble` reads them once.
 """
 
 import json
@@ -99,6 +98,7 @@ class S3Override(Section):
     endpoint_url: str | None = None
     region: str | None = None
     addressing_style: Literal["path", "virtual", "auto"] | None = None
+    provider_checksums: bool | None = None
     bucket: str | None = None
     access_key_id: SecretStr | None = None
     secret_access_key: SecretStr | None = None
@@ -113,6 +113,7 @@ class S3(Section):
     addressing_style: Literal["path", "virtual", "auto"] = Field(
         "path", description="How the bucket stands in the address."
     )
+    provider_checksums: bool = Field(True, description="Compare what is read with the checksum the server stores.")
     bucket: str = Field("labdrive", description="Bucket, offered to labdrive.toml's template as {bucket}.")
     access_key_id: SecretStr = Field(
         SecretStr(""), description="Empty: the usual AWS chain (environment, profile, instance role)."

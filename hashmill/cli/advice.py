@@ -22,6 +22,11 @@ def advice(error_class: ErrorClass) -> str:
             return "Streams ended early: look at proxies and load balancers between here and the S3 server."
         case ErrorClass.S3_CHANGED_DURING_READ:
             return "Objects were replaced while they were read: wait until the upload is over."
+        case ErrorClass.S3_CHECKSUM_DIFFERS:
+            return (
+                "S3 states another checksum than we found: see the entry, look for a sound copy; s3.provider_checksums "
+                "stops asking a server that states wrong ones."
+            )
         case ErrorClass.API_AUTH:
             return (
                 "LABDRIVE refused the event's key: post the same event with one that may do this, then replay the run."

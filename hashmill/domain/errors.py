@@ -16,6 +16,7 @@ HashmillError
     ObjectMissing         s3.not_found
     ObjectForbidden       s3.forbidden
     ObjectOffline         s3.offline
+    ChecksumDiffers       s3.checksum_differs
     ApiRejected           api.rejected
     AlgorithmFailed       internal
   RunFault                no file of this run can succeed
@@ -44,6 +45,7 @@ class ErrorClass(StrEnum):
     S3_OFFLINE = "s3.offline"
     S3_TRUNCATED = "s3.truncated"
     S3_CHANGED_DURING_READ = "s3.changed_during_read"
+    S3_CHECKSUM_DIFFERS = "s3.checksum_differs"
     API_AUTH = "api.auth"
     API_REJECTED = "api.rejected"
     API_UNAVAILABLE = "api.unavailable"
@@ -168,6 +170,12 @@ class ObjectOffline(FileFault):
     """The object is in an off-line storage class and must be brought on-line first."""
 
     error_class = ErrorClass.S3_OFFLINE
+
+
+class ChecksumDiffers(FileFault):
+    """The S3 server stores a checksum that is not the one of the bytes we read from it."""
+
+    error_class = ErrorClass.S3_CHECKSUM_DIFFERS
 
 
 class ApiRejected(FileFault):

@@ -12,6 +12,13 @@ class JobStatus(StrEnum):
     FAILED = "FAILED"
 
 
+class Mode(StrEnum):
+    """What a run does with its files: `hash` reads them; `attest` reads none, and asks what the S3 server states."""
+
+    HASH = "hash"
+    ATTEST = "attest"
+
+
 class RunState(StrEnum):
     """The life of one accepted event.
 

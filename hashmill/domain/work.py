@@ -38,7 +38,8 @@ class NewFile:
 class SavedHash:
     """How far a large file was hashed, and of which object: what is read once is not read again after a kill.
 
-    `state` are the running digests (`hashmill.hashing.saved`), `slices` how many slices were read until here.
+    `state` are the running digests (`hashmill.hashing.saved`), `slices` how many slices were read until here, and
+    `provider` is what its S3 server stores of it, as `hashmill.flow.stored` keeps it.
     """
 
     offset_bytes: int
@@ -47,6 +48,20 @@ class SavedHash:
     version_id: str | None
     state: str
     slices: int
+    provider: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What one object was when we last read it: which version, and its digests by `StoredChecksum.name`."""
+
+    run_id: str
+    file_no: int
+    finished_at_ms: int
+    size_bytes: int
+    etag: str | None
+    version_id: str | None
+    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +77,7 @@ class ClaimedFile:
     generation: int
     lost_leases: int = 0
     saved: SavedHash | None = None
+    baseline: Baseline | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +95,9 @@ class FileOutcome:
 
     `state` is DONE, FAILED, DEAD, or READY: again after `retry_in_s`, with the attempt counted unless
     `counted` is false (a worker that was told to stop gives its files back).
-    `entry` is the body of the ledger entry, `reports` what is owed; both are written only with the result.
+    `entry` is the body of the ledger entry, `kind` its kind unless the state says it, `reports` what is owed; all are
+    written only with the result. `object_ref` is by what the result is found when it is to be the baseline of another
+    check; `provider_checksums` are those that the S3 server states, beside ours.
     `saved` is how far a large file has come by now; it is READY for its next slice, and as it gets on, the tries and
     lost leases before are forgotten.
     """
@@ -97,5 +115,8 @@ class FileOutcome:
     version_id: str | None = None
     verdict: str | None = None
     saved: SavedHash | None = None
+    object_ref: str | None = None
+    provider_checksums: Sequence[Mapping[str, Any]] = ()
+    kind: str | None = None
     entry: Mapping[str, Any] | None = None
     reports: Sequence[Report] = ()

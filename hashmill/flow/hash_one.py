@@ -3,8 +3,12 @@
 import asyncio
 import logging
 import random
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
+from hashmill.domain.checksums import Compared, differing
 from hashmill.domain.digest import HashedObject
 from hashmill.domain.errors import (
     ErrorClass,
@@ -19,6 +23,7 @@ from hashmill.domain.errors import (
     Transient,
 )
 from hashmill.domain.job import FileState
+from hashmill.domain.origin import origin_of
 from hashmill.domain.pause import jittered
 from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
@@ -26,14 +31,18 @@ from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
 from hashmill.flow.endpoints import Endpoint, endpoint_of, passage, pause_s, rest_s
 from hashmill.flow.slices import Slice, is_sliced, read_slice
+from hashmill.flow.stored import beside, confirmed, difference, told
 from hashmill.flow.tools import Mill, ObjectPlace, WorkTools
 from hashmill.flow.trial import REST_S, Question, Trial, TrialEnded, TrialGone
+from hashmill.hashing.engine import hashed
+from hashmill.ledger.baselines import object_ref
 from hashmill.ledger.runs import Run
 from hashmill.storage.config import ObjectHead
 
 log = logging.getLogger(__name__)
 
 DETAIL_MAX_CHARS = 1000
+_origin = lru_cache(256)(origin_of)
 AGAIN_S = (1.0, 4.0)
 """So long between two trials of one file: memory that a neighbour took for a moment is given back by then."""
 
@@ -79,12 +88,54 @@ async def read_one(mill: Mill, run: Run, file: ClaimedFile) -> FileOutcome:
     # Two witnesses of the length: the answer itself, and LABDRIVE or HEAD. One alone would take a cut object for whole.
     known = file.size_bytes is not None
     pin = None if known else await mill.storage.head(place.config, place.bucket, place.key)
+    read = await _read(mill, run, file, place, pin)
+    if not differing(read.compared):
+        return _done(mill, run, file, place, read)
+    log.warning("read_again", extra={"run_id": run.run_id, "file_no": file.file_no, "why": difference(read.compared)})
+    again = await _read(mill, run, file, place, read.head)
+    return _judged_twice(mill, run, file, place, read.hashed.digests, again)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """An object that was read to its end. `hashed` holds what was asked for and what the server stores as well."""
+
+    head: ObjectHead
+    hashed: HashedObject
+    compared: Sequence[Compared]
+
+
+async def _read(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, pin: ObjectHead | None) -> _Read:
     opening = mill.storage.open(place.config, place.bucket, place.key, expected_bytes=file.size_bytes, pin=pin)
     async with opening as opened:
-        hashed = await mill.engine.digest(opened.blocks(), run.algorithms)
-    if hashed.size_bytes != opened.head.size_bytes:
-        raise ObjectTruncated(place.key, expected_bytes=opened.head.size_bytes, received_bytes=hashed.size_bytes)
-    return _done(mill, run, file, place, opened.head, hashed)
+        extra = await beside(mill, place, opened.head, run.algorithms)
+        hashers = extra.hashers(run.algorithms)
+        size_bytes = await mill.engine.feed(hashers, opened.blocks())
+    if size_bytes != opened.head.size_bytes:
+        raise ObjectTruncated(place.key, expected_bytes=opened.head.size_bytes, received_bytes=size_bytes)
+    found = hashed(hashers, [*run.algorithms, *extra.names], size_bytes=size_bytes)
+    return _Read(head=opened.head, hashed=found, compared=extra.compared(found))
+
+
+def _judged_twice(
+    mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, first: Mapping[str, str], again: _Read, **how: int
+) -> FileOutcome:
+    """Return the outcome of an object whose first read gave `first`, and not what its server stores."""
+    if not confirmed(place, first, again.hashed, again.compared):
+        return _done(mill, run, file, place, again, reads=2, **how)
+    detail = one_line(difference(again.compared), max_chars=DETAIL_MAX_CHARS)
+    failed = failed_for_good(
+        mill,
+        run,
+        file,
+        state=FileState.FAILED,
+        error_class=ErrorClass.S3_CHECKSUM_DIFFERS,
+        detail=detail,
+        verdict=Verdict.MISMATCH,
+        found=_found(run, place, again) | {"reads": 2, **how},
+    )
+    documents = [one.document() for one in again.compared]
+    return replace(failed, etag=again.head.etag, version_id=again.head.version_id, provider_checksums=documents)
 
 
 def place_of(mill: Mill, run: Run, file: ClaimedFile) -> ObjectPlace:
@@ -127,32 +178,36 @@ def _sliced(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, part: S
     if part.hashed.size_bytes != part.head.size_bytes:
         raise ObjectTruncated(place.key, expected_bytes=part.head.size_bytes, received_bytes=part.hashed.size_bytes)
     how = {"slices": part.slices, "resumed_from": part.resumed_from_bytes}
-    return _done(mill, run, file, place, part.head, part.hashed, **how)
+    read = _Read(head=part.head, hashed=part.hashed, compared=part.compared)
+    if part.first is not None:
+        return _judged_twice(mill, run, file, place, part.first, read, **how)
+    return _done(mill, run, file, place, read, **how)
 
 
-def _done(
-    mill: Mill,
-    run: Run,
-    file: ClaimedFile,
-    place: ObjectPlace,
-    head: ObjectHead,
-    hashed: HashedObject,
-    **how: int,
-) -> FileOutcome:
+def _found(run: Run, place: ObjectPlace, read: _Read) -> dict[str, Any]:
+    """Return what an entry says of a read: which object, and what was computed of it."""
+    return {
+        "bucket": place.bucket,
+        "key": place.key,
+        "version_id": read.head.version_id,
+        "etag": read.head.etag,
+        "size_bytes": read.hashed.size_bytes,
+        "digests": {name: read.hashed.digests[name] for name in run.algorithms},
+        "backends": {name: read.hashed.backends[name] for name in run.algorithms},
+        **told(place.config, read.compared),
+    }
+
+
+def _done(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, read: _Read, **how: int) -> FileOutcome:
     verdict = Verdict.NO_BASELINE
+    found = _found(run, place, read)
     entry = {
         "job_id": run.job_id,
         "container_id": run.container_id,
         "file_no": file.file_no,
         "file_id": file.file_id,
         "path": file.path,
-        "bucket": place.bucket,
-        "key": place.key,
-        "version_id": head.version_id,
-        "etag": head.etag,
-        "size_bytes": hashed.size_bytes,
-        "digests": dict(hashed.digests),
-        "backends": dict(hashed.backends),
+        **found,
         "verdict": verdict,
         "generation": file.generation,
         "attempt": file.attempts + 1,
@@ -164,13 +219,15 @@ def _done(
         file_no=file.file_no,
         fence=file.fence,
         state=FileState.DONE,
-        size_bytes=hashed.size_bytes,
-        digests=hashed.digests,
-        etag=head.etag,
-        version_id=head.version_id,
+        size_bytes=read.hashed.size_bytes,
+        digests=found["digests"],
+        etag=read.head.etag,
+        version_id=read.head.version_id,
         verdict=verdict,
+        object_ref=object_ref(_origin(run.api_url), run.container_id, file.file_id),
+        provider_checksums=[one.document() for one in read.compared],
         entry=entry,
-        reports=words.hashed(file.file_no, file.file_id, hashed.digests, messages=mill.rules.messages),
+        reports=words.hashed(file.file_no, file.file_id, found["digests"], messages=mill.rules.messages),
     )
 
 
@@ -244,7 +301,7 @@ def after_error(tools: WorkTools, run: Run, file: ClaimedFile, error: BaseExcept
 
 
 def failed_for_good(
-    tools: WorkTools,
+    tools: Mill,
     run: Run,
     file: ClaimedFile,
     *,
@@ -252,8 +309,12 @@ def failed_for_good(
     error_class: ErrorClass,
     detail: str,
     verdict: Verdict = Verdict.UNREADABLE,
+    found: Mapping[str, Any] | None = None,
 ) -> FileOutcome:
-    """Return the outcome that closes a file without a digest, with its entry and its message."""
+    """Return the outcome that closes a file without a digest, with its entry and its message.
+
+    `found` is what the entry says besides.
+    """
     log.warning(
         "file_failed",
         extra={"run_id": run.run_id, "file_no": file.file_no, "error_class": error_class, "reason": detail},
@@ -278,6 +339,7 @@ def failed_for_good(
             "attempt": file.attempts + 1,
             "fence": file.fence,
             "process": tools.process,
+            **(found or {}),
         },
         reports=words.failed(file.file_no, file.file_id, file.path, error_class, detail, messages=tools.rules.messages),
     )

@@ -1,13 +1,15 @@
 """A large file, read slice by slice: the running digests are saved after each, so that a kill costs one slice."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from hashmill.domain.checksums import Compared, differing
 from hashmill.domain.digest import HashedObject
 from hashmill.domain.errors import ObjectChanged
 from hashmill.domain.work import ClaimedFile, SavedHash
+from hashmill.flow.stored import NOTHING, beside, difference, of_text
 from hashmill.flow.tools import Mill, ObjectPlace
 from hashmill.hashing import saved as states
 from hashmill.hashing.engine import hashed
@@ -19,10 +21,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """How a slice ended: with the whole object `hashed`, or with what to `save` for the next one."""
+    """How a slice ended: with the whole object `hashed`, or with what to `save` for the next one.
+
+    `compared` is what the S3 server stores beside that, `first` what the read before found, if this one repeats it.
+    """
 
     head: ObjectHead
     hashed: HashedObject | None = None
+    compared: Sequence[Compared] = ()
+    first: Mapping[str, str] | None = None
     save: SavedHash | None = None
     resumed_from_bytes: int = 0
     slices: int = 1
@@ -46,49 +53,51 @@ async def read_slice(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace
     saved = file.saved
     if saved is not None:
         try:
-            hashers = states.go_on(run.algorithms, saved.state)
-            return await _read(mill, run, file, place, saved, hashers)
+            return await _read(mill, run, file, place, saved)
         except ValueError as fault:
             reason = str(fault)
         except ObjectChanged as fault:
             reason = str(fault)
         log.warning("slices_begin_anew", extra={"run_id": run.run_id, "file_no": file.file_no, "reason": reason})
-    return await _read(mill, run, file, place, None, states.begin(run.algorithms))
+    return await _read(mill, run, file, place, None)
 
 
-async def _read(
-    mill: Mill,
-    run: Run,
-    file: ClaimedFile,
-    place: ObjectPlace,
-    saved: SavedHash | None,
-    hashers: list[states.SavedHasher],
-) -> Slice:
+async def _read(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, saved: SavedHash | None) -> Slice:
     start_byte = saved.offset_bytes if saved else 0
+    extra = of_text(saved.provider) if saved else NOTHING
+    hashers = extra.go_on(run.algorithms, saved.state) if saved else []
     pin = ObjectHead(size_bytes=saved.size_bytes, etag=saved.etag, version_id=saved.version_id) if saved else None
     opening = mill.storage.open(
         place.config, place.bucket, place.key, expected_bytes=file.size_bytes, start_byte=start_byte, pin=pin
     )
     async with opening as opened:
         head = opened.head
+        if saved is None:
+            extra = await beside(mill, place, head, run.algorithms, saved=True)
+            hashers = extra.begin(run.algorithms)
         enough = _enough(mill, left_bytes=head.size_bytes - start_byte) if head.resumable else None
         async with aclosing(opened.blocks()) as blocks:  # which are left in the middle
             fed_bytes = await mill.engine.feed(hashers, blocks, enough=enough)
     offset_bytes = start_byte + fed_bytes
-    part = Slice(head=head, resumed_from_bytes=start_byte, slices=(saved.slices if saved else 0) + 1)
+    part = Slice(head=head, first=extra.first, resumed_from_bytes=start_byte, slices=(saved.slices if saved else 0) + 1)
     if offset_bytes >= head.size_bytes:
-        return replace(part, hashed=hashed(hashers, run.algorithms, size_bytes=offset_bytes))
-    return replace(
-        part,
-        save=SavedHash(
-            offset_bytes=offset_bytes,
-            size_bytes=head.size_bytes,
-            etag=head.etag,
-            version_id=head.version_id,
-            state=states.save(hashers),
-            slices=part.slices,
-        ),
+        found = hashed(hashers, [*run.algorithms, *extra.names], size_bytes=offset_bytes)
+        compared = extra.compared(found)
+        if not differing(compared) or extra.first is not None:
+            return replace(part, hashed=found, compared=compared)
+        log.warning("read_again", extra={"run_id": run.run_id, "file_no": file.file_no, "why": difference(compared)})
+        extra, offset_bytes = replace(extra, first=found.digests), 0
+        hashers = extra.begin(run.algorithms)
+    save = SavedHash(
+        offset_bytes=offset_bytes,
+        size_bytes=head.size_bytes,
+        etag=head.etag,
+        version_id=head.version_id,
+        state=states.save(hashers),
+        slices=part.slices,
+        provider=extra.text() if extra.stored else None,
     )
+    return replace(part, save=save)
 
 
 def _enough(mill: Mill, *, left_bytes: int) -> Callable[[int], bool]:

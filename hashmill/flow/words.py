@@ -52,7 +52,9 @@ def failed(
     """Return what is owed for a file that could not be hashed; `summary` leaves it to the closing message."""
     if messages == "summary":
         return []
-    text = f"File not hashed: {path or file_id}: {error_class}: {detail}"
+    # Who is told that nothing was hashed would look for an outage, where the bytes themselves are in doubt.
+    what = "File in doubt" if error_class is ErrorClass.S3_CHECKSUM_DIFFERS else "File not hashed"
+    text = f"{what}: {path or file_id}: {error_class}: {detail}"
     return [
         Report(
             kind=ReportKind.MESSAGE,

@@ -87,10 +87,11 @@ def reopen(
     conditions = _taken(run.run_id, everything=everything, error_class=error_class, file_ids=file_ids)
     unresolved = sa.or_(files.c.path == "", files.c.file_id.is_(None))
     size_bytes = sa.func.coalesce(files.c.size_bytes, 0)
+    read = (files.c.state == FileState.DONE, files.c.digests.is_not(None))  # bytes of others were not counted
     before = connection.execute(
         sa.select(
             sa.func.count().filter(files.c.state.in_(FAILED)).label("failed"),
-            sa.func.coalesce(sa.func.sum(size_bytes).filter(files.c.state == FileState.DONE), 0).label("done"),
+            sa.func.coalesce(sa.func.sum(size_bytes).filter(*read), 0).label("done"),
             sa.func.coalesce(sa.func.sum(size_bytes).filter(unresolved), 0).label("unresolved"),
         ).where(*conditions)
     ).one()
@@ -110,6 +111,8 @@ def reopen(
             error_detail=None,
             verdict=None,
             digests=None,
+            object_ref=None,
+            provider_checksums=None,
         )
     ).rowcount
     connection.execute(

@@ -46,6 +46,8 @@ def _writing(dialect: str) -> sa.Update:
         b_etag=sa.String,
         b_version_id=sa.String,
         b_size_bytes=sa.BigInteger,
+        b_object_ref=sa.String,
+        b_provider_checksums=sa.String,
     )
     return (
         sa.update(files)
@@ -63,6 +65,8 @@ def _writing(dialect: str) -> sa.Update:
             digests=given["b_digests"],
             etag=given["b_etag"],
             version_id=given["b_version_id"],
+            object_ref=given["b_object_ref"],
+            provider_checksums=given["b_provider_checksums"],
             size_bytes=sa.func.coalesce(given["b_size_bytes"], files.c.size_bytes),
         )
     )
@@ -82,6 +86,8 @@ def _bound(outcome: FileOutcome) -> dict[str, object]:
         "b_etag": outcome.etag,
         "b_version_id": outcome.version_id,
         "b_size_bytes": outcome.size_bytes,
+        "b_object_ref": outcome.object_ref,
+        "b_provider_checksums": json.dumps(outcome.provider_checksums) if outcome.provider_checksums else None,
     }
 
 
@@ -99,7 +105,7 @@ def _close(connection: sa.Connection, run_id: str, ended: Sequence[FileOutcome],
         "b_owed": len(reports),
     }
     run: Any = connection.execute(_counting(), counted).one()
-    told = [(_KINDS.get(one.state, "file_failed"), one.entry) for one in ended if one.entry is not None]
+    told = [(one.kind or _KINDS.get(one.state, "file_failed"), one.entry) for one in ended if one.entry is not None]
     entries.append(connection, run_id, told, tenant_id=run.tenant_id, shard=run.shard, at_ms=run.at_ms)
     first = run.outbox_seq - len(reports) + 1
     outbox.put(connection, run_id, reports, shard=run.shard, first_seq=first, at_ms=run.at_ms)

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hashmill.domain.job import FileState, RunState
+from hashmill.domain.job import FileState, Mode, RunState
 from hashmill.domain.work import Report
 from hashmill.ledger import entries, outbox
 from hashmill.ledger.engine import now_ms
@@ -47,6 +47,7 @@ class Run:
     expanded_at_ms: int | None
     settled_at_ms: int | None
     finished_at_ms: int | None
+    mode: Mode = Mode.HASH
 
 
 COLUMNS = [runs.c[name] for name in Run.__slots__]
@@ -57,6 +58,7 @@ def run_of(row: Any) -> Run:
     values = dict(row._mapping)
     values["algorithms"] = tuple(json.loads(values["algorithms"]))
     values["state"] = RunState(values["state"])
+    values["mode"] = Mode(values["mode"] or Mode.HASH)
     return Run(**values)
 
 
@@ -93,6 +95,7 @@ def accept(
             job_id=job_id,
             container_id=container_id,
             priority=priority,
+            mode=event.get("mode"),
             state=RunState.ACCEPTED,
             generation=0,
             expand_fence=0,

@@ -65,6 +65,7 @@ runs = sa.Table(
     sa.Column("expanded_at_ms", Ms),
     sa.Column("settled_at_ms", Ms),
     sa.Column("finished_at_ms", Ms),
+    sa.Column("mode", sa.String(16)),
     sa.UniqueConstraint("tenant_id", "idempotency_key"),
     sa.Index("ix_runs_state", "state", "run_id"),
     sa.Index("ix_runs_job_id", "job_id"),
@@ -105,8 +106,10 @@ files = sa.Table(
     sa.Column("digests", sa.Text),
     sa.Column("etag", sa.Text),
     sa.Column("version_id", sa.Text),
+    sa.Column("object_ref", sa.String(32)),
+    sa.Column("provider_checksums", sa.Text),
     sa.UniqueConstraint("run_id", "file_ref"),
-    # Three small indexes over what moves, none over what rests: a million finished files cost nothing.
+    # Three small indexes over what moves, and but one over what rests: by it an earlier digest is found.
     sa.Index(
         "ix_files_ready",
         "run_id",
@@ -130,6 +133,13 @@ files = sa.Table(
         postgresql_where=sa.text(f"state = '{FileState.RUNNING}'"),
     ),
     sa.Index("ix_files_run_id_state", "run_id", "state", "file_no"),
+    sa.Index(
+        "ix_files_object_ref",
+        "object_ref",
+        "finished_at_ms",
+        sqlite_where=sa.text("object_ref IS NOT NULL"),
+        postgresql_where=sa.text("object_ref IS NOT NULL"),
+    ),
 )
 
 outbox = sa.Table(
@@ -218,6 +228,7 @@ saved_hashes = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("slices", sa.Integer, nullable=False),
     sa.Column("saved_at_ms", Ms, nullable=False),
+    sa.Column("provider", sa.Text),
 )
 """How far a large file was hashed: written under its fence with each slice, gone with the end of its run."""
 

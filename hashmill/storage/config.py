@@ -12,8 +12,8 @@ class StorageConfig:
     """Where the objects of one tenant or one LABDRIVE storage are, and with whose keys they are read.
 
     `endpoint_url` None means AWS in `region`; `access_key_id` None means the usual AWS chain (environment, profile,
-    instance role). `provider_checksums` is whether the server is asked for the checksums that it stores. `bucket` is only carried for whoever names the objects: two configurations that differ in nothing
-    else share one client.
+    instance role). `provider_checksums` is whether the server is asked for the checksums that it stores. `bucket` is
+    only carried for whoever names the objects: two configurations that differ in nothing else share one client.
     """
 
     endpoint_url: str | None = None

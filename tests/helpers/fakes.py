@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from hashmill.domain.checksums import PartSizes, StoredChecksum
 from hashmill.domain.errors import ApiRejected, HashmillError, ObjectChanged, ObjectMissing, StorageTimeout
 from hashmill.domain.event import from_public
 from hashmill.domain.job import JobStatus, MessageType
@@ -161,6 +162,10 @@ class FakeStorage:
     block_bytes: int = 1 << 30
     read_bytes: int = 0
     etags: dict[str, str] = field(default_factory=dict)
+    checksums: dict[str, tuple[StoredChecksum, ...]] = field(default_factory=dict)
+    """What the server states of an object, by key; nothing of others."""
+    part_sizes: dict[str, PartSizes] = field(default_factory=dict)
+    asked_parts: int = 0
 
     async def answers(self, config: StorageConfig, bucket: str) -> bool:
         self.asked += 1
@@ -170,7 +175,14 @@ class FakeStorage:
     async def head(self, config: StorageConfig, bucket: str, key: str) -> ObjectHead:
         self.tried += 1
         body = self._body(key)
-        return ObjectHead(size_bytes=len(body), etag=self.etags.get(key, f'"{key}"'), version_id=None)
+        return ObjectHead(
+            size_bytes=len(body), etag=self.etags.get(key, f'"{key}"'), checksums=self.checksums.get(key, ())
+        )
+
+    async def parts(self, config: StorageConfig, bucket: str, key: str, head: ObjectHead, count: int) -> PartSizes:
+        self.asked_parts += 1
+        await asyncio.sleep(0)
+        return self.part_sizes.get(key, PartSizes(reason="the sizes of the parts are not told: 403"))
 
     @asynccontextmanager
     async def open(
@@ -186,6 +198,7 @@ class FakeStorage:
         head = await self.head(config, bucket, key)
         if pin is not None and (pin.etag, pin.size_bytes) != (head.etag, head.size_bytes):
             raise ObjectChanged(f"{key}: another one")
+        head = pin or head
 
         async def blocks() -> AsyncIterator[memoryview]:
             self.reading += 1

@@ -8,6 +8,7 @@ from hashmill.domain.errors import ErrorClass, HashmillError
 
 CLOSED = (
     "s3.not_found s3.forbidden s3.throttled s3.timeout s3.offline s3.truncated s3.changed_during_read "
+    "s3.checksum_differs "
     "api.auth api.rejected api.unavailable config secret_expired internal lease_lost poison cancelled"
 )
 """Stable names: ledgers, dashboards and other people's scripts hold them. Add; never rename."""

@@ -1,0 +1,69 @@
+"""What an object's digests were when we last read it: found by what makes it the same object for LABDRIVE."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from hashmill.domain.checksums import computed_in
+from hashmill.domain.job import FileState
+from hashmill.domain.work import Baseline
+from hashmill.ledger.rows import Listed
+from hashmill.ledger.tables import files
+
+_TOLD = ("run_id", "file_no", "finished_at_ms", "size_bytes", "etag", "version_id", "digests", "provider_checksums")
+
+
+def object_ref(origin: str, container_id: str, file_id: str) -> str:
+    """Return what the same file of LABDRIVE has in every run: 32 hex digits, as its ids may be long."""
+    return hashlib.sha256(json.dumps([origin, container_id, file_id]).encode()).hexdigest()[:32]
+
+
+def newest(connection: sa.Connection, refs: Sequence[str]) -> dict[str, Baseline]:
+    """Return the newest result of each of these objects that we have read to its end; one statement, however many."""
+    rows = connection.execute(_newest(connection.dialect.name), {"b_refs": list(refs)})
+    return {row.object_ref: _baseline(row) for row in sorted(rows, key=lambda row: (row.run_id, row.file_no))}
+
+
+def _baseline(row: Any) -> Baseline:
+    return Baseline(
+        run_id=row.run_id,
+        file_no=row.file_no,
+        finished_at_ms=row.finished_at_ms,
+        size_bytes=row.size_bytes,
+        etag=row.etag,
+        version_id=row.version_id,
+        digests={**computed_in(json.loads(row.provider_checksums or "[]")), **json.loads(row.digests)},
+    )
+
+
+@cache
+def _newest(dialect: str) -> sa.Select[Any]:
+    refs = sa.bindparam("b_refs", type_=Listed)
+    if dialect == "sqlite":
+        given: Any = sa.func.json_each(refs).table_valued("value", name="given")
+    else:
+        given = sa.func.json_array_elements_text(sa.cast(refs, sa.JSON)).table_valued("value", name="given")
+    earlier = files.alias("earlier")
+    # For each its last row by the index, and no other: an object may have been read in a hundred runs.
+    last_ms = (
+        sa.select(earlier.c.finished_at_ms)
+        .where(
+            earlier.c.object_ref == given.c.value,
+            earlier.c.state == FileState.DONE,
+            earlier.c.finished_at_ms.is_not(None),
+        )
+        .order_by(earlier.c.finished_at_ms.desc())
+        .limit(1)
+        .correlate(given)
+        .scalar_subquery()
+    )
+    return (
+        sa.select(files.c.object_ref, *(files.c[name] for name in _TOLD))
+        .select_from(given)
+        .join(files, sa.and_(files.c.object_ref == given.c.value, files.c.finished_at_ms == last_ms))
+        .where(files.c.state == FileState.DONE, files.c.digests.is_not(None))
+    )
