@@ -31,6 +31,7 @@ INLINE void four(hm_state *const states[4], const uint8_t *const data[4], size_t
     lanes_open(&m, states);
     for (int k = 0; k < 4; k++)
         sha1_open(&s[k], states[k]), sha256_open(&t[k], states[k]);
+    _mm256_zeroupper(); /* whatever the compiler or the caller left there; why: LANES_OF */
     for (; n; n--) {
         lanes_begin(&m, q);
         BEGIN_PAIR(0, 1);

@@ -1,6 +1,7 @@
 """The native kernel's face: what it computes, what it saves, what it refuses. The fuzz (tests/fuzz) goes wider."""
 
 import hashlib
+import time
 import zlib
 from collections.abc import Callable
 from threading import Thread
@@ -238,3 +239,20 @@ def test_the_backend_says_which_kernel_computed() -> None:
     ]
     assert fused.kernels()[-1] == "portable"
     assert fused.accelerated() == (len(fused.kernels()) > 1) == (not fused.why_not())
+
+
+@pytest.mark.parametrize("kernel", [name for name in fused.kernels() if name != "portable"])
+def test_no_number_of_streams_makes_a_kernel_far_slower_than_hashlib(kernel: str) -> None:
+    """Seen: 500 times slower on CPUs of Intel, after wide vectors a compiler had put before the SHA instructions."""
+    data = bytes(65_536)
+
+    def seconds(work: Callable[[], object]) -> float:
+        began_s = time.thread_time()
+        work()
+        return time.thread_time() - began_s
+
+    by_hashlib_s = min(seconds(lambda: [expected(name, data) for name in ALGORITHMS]) for _ in range(5))
+    for streams in range(1, 5):
+        hashers = [Fused(ALGORITHMS, kernel=kernel) for _ in range(streams)]
+        taken_s = min(seconds(lambda: update_many([(one, data) for one in hashers])) for _ in range(5))  # noqa: B023
+        assert taken_s < 3 * streams * by_hashlib_s, f"{streams} streams"
