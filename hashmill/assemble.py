@@ -22,12 +22,13 @@ from hashmill.domain.origin import origin_of
 from hashmill.domain.secret import Secret
 from hashmill.flow.tools import DoorTools, MillTools, ObjectPlace, PlaceOf, Rules, Tenant, WorkTools
 from hashmill.home import app_home
+from hashmill.knobs import S3, S3Override
 from hashmill.labdrive.origins import normal_origins
 from hashmill.labdrive.wire import WireTable, object_address, read_wire
 from hashmill.ledger import migrate, seal
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.seal import Sealer
-from hashmill.settings import S3, S3Override, Settings
+from hashmill.settings import Settings
 from hashmill.storage.config import StorageConfig, StoragePace
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ async def open_mill(settings: Settings, *, process: str) -> AsyncIterator[MillTo
                 backoff_base_s=s3.backoff_base_s,
                 backoff_cap_s=s3.backoff_cap_s,
                 connections=s3.connections,
+                ranges_max=s3.ranges_max,
                 block_bytes=settings.hashing.block_bytes,
             ),
             ByteBudget(settings.hashing.buffer_bytes),

@@ -9,7 +9,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from hashmill.settings import S3Override, Settings
+from hashmill.knobs import S3Override
+from hashmill.settings import Settings
 
 MASK = "***"
 
@@ -90,7 +91,7 @@ def _toml_value(value: Any) -> str:
 HEAD = """\
 # Settings
 
-Every knob, its default and its unit. Written by `make docs` from `hashmill/settings.py`; do not edit it here.
+Every knob, its default and its unit. Written by `make docs` from `hashmill/knobs.py`; do not edit it here.
 
 A knob is set, the first that applies: in the environment as `HASHMILL_SECTION__KNOB` (a list as JSON or with commas,
 a table as JSON), in the TOML file named by `HASHMILL_CONFIG`, in `config/hashmill.toml`, or it has the default below.

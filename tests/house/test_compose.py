@@ -18,8 +18,9 @@ from typer.main import get_command
 from hashmill.cli.main import app
 from hashmill.domain.secret import Secret
 from hashmill.intake.config import IntakeConfig, check_config
+from hashmill.knobs import Section
 from hashmill.sandbox.config import load_config
-from hashmill.settings import Section, Settings
+from hashmill.settings import Settings
 from worker.house import CLOSE_TIMEOUT_S
 
 ROOT = Path(__file__).resolve().parents[2]
