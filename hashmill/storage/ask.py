@@ -61,10 +61,12 @@ async def get_object(
     place: ObjectPlace,
     *,
     start_byte: int = 0,
+    end_byte: int | None = None,
     pin: ObjectHead | None = None,
     expected_bytes: int | None = None,
 ) -> tuple[ObjectHead, Body]:
-    """GET an object from `start_byte` to its end, and return what the answer says it is, and its bytes.
+    """GET an object, from `start_byte` to before `end_byte` or to its end; return what the answer says it is, and its
+    bytes.
 
     With `pin` it is that very object. An answer that does not tell its length, or another than `expected_bytes`, is not
     believed by itself: HEAD is asked for it, and the object again, pinned to that. Raises `ObjectChanged` when the
@@ -74,14 +76,20 @@ async def get_object(
     if pin is not None and pin.version_id is not None and not pin.etag.startswith("W/"):
         # By ETag first: to name a version is another right (known: s3:GetObjectVersion), which a reader may lack.
         try:
-            return await _get_object(link, place, start_byte=start_byte, pin=pin, by_version=False)
+            return await _get_object(link, place, start_byte=start_byte, end_byte=end_byte, pin=pin, by_version=False)
         except ClientError as refusal:
             if refusal.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in (404, 412):
                 raise
         except ObjectChanged:
             pass  # the key has a newer version; ours may still be there
     return await _get_object(
-        link, place, start_byte=start_byte, pin=pin, by_version=True, expected_bytes=expected_bytes
+        link,
+        place,
+        start_byte=start_byte,
+        end_byte=end_byte,
+        pin=pin,
+        by_version=True,
+        expected_bytes=expected_bytes,
     )
 
 
@@ -90,6 +98,7 @@ async def _get_object(
     place: ObjectPlace,
     *,
     start_byte: int,
+    end_byte: int | None,
     pin: ObjectHead | None,
     by_version: bool,
     expected_bytes: int | None = None,
@@ -103,6 +112,7 @@ async def _get_object(
         version_id=version_id,
         if_match=pin.etag if pin and version_id is None and pin.resumable else None,
         start_byte=start_byte,
+        end_byte=end_byte,
         checksums=link.checksums and pin is None,
     )
     response = await link.wire.get(request.url, request.headers)
@@ -110,9 +120,10 @@ async def _get_object(
         raise await _refusal(response)
     try:
         if pin is not None:
-            if difference := _difference(response, pin, start_byte):
+            end_byte = pin.size_bytes if end_byte is None else end_byte
+            if difference := _difference(response, pin, start_byte, end_byte):
                 raise ObjectChanged(f"{place}: {difference}")
-            return pin, _body(link, response, pin.size_bytes - start_byte)
+            return pin, _body(link, response, end_byte - start_byte)
         if (head := _described(response, place)) is not None and expected_bytes in (None, head.size_bytes):
             return head, _body(link, response, head.size_bytes)
     except BaseException:  # raised again: a connection that is not given back would be missed by all later reads
@@ -172,20 +183,20 @@ def _described(response: aiohttp.ClientResponse, place: ObjectPlace) -> ObjectHe
     )
 
 
-def _difference(response: aiohttp.ClientResponse, head: ObjectHead, start_byte: int) -> str | None:
+def _difference(response: aiohttp.ClientResponse, head: ObjectHead, start_byte: int, end_byte: int) -> str | None:
     """Return how the answer differs from what was asked for, or None."""
     headers = response.headers
-    left_bytes = head.size_bytes - start_byte
+    left_bytes = end_byte - start_byte
     facts: list[tuple[str, object, object]] = [
         ("ETag", head.etag, headers.get("ETag")),
-        ("status", 206 if start_byte else 200, response.status),
+        ("status", 200 if left_bytes == head.size_bytes else 206, response.status),
         ("length", str(left_bytes), headers.get("Content-Length", str(left_bytes))),
     ]
     if head.version_id is not None:
         facts.append(("version", head.version_id, headers.get("x-amz-version-id", head.version_id)))
-    if start_byte:
-        whole_rest = f"bytes {start_byte}-{head.size_bytes - 1}/{head.size_bytes}"
-        facts.append(("range", whole_rest, headers.get("Content-Range")))
+    if left_bytes != head.size_bytes:
+        asked = f"bytes {start_byte}-{end_byte - 1}/{head.size_bytes}"
+        facts.append(("range", asked, headers.get("Content-Range")))
     for name, expected, found in facts:
         if found != expected:
             return f"not the object that was described: {name} is {found!r}, not {expected!r}"

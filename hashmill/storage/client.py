@@ -19,6 +19,7 @@ from hashmill.storage.checksums import part_sizes
 from hashmill.storage.config import ObjectHead, ObjectPlace, StorageConfig, StoragePace
 from hashmill.storage.faults import LIBRARY_ERRORS, translate
 from hashmill.storage.link import Link, open_link
+from hashmill.storage.ranges import RANGE_BYTES, RANGES_FROM_BYTES, OpenRange, WideBody
 from hashmill.storage.retry import Retry
 from hashmill.storage.stream import Body, ObjectReader
 from hashmill.storage.wire import READ_AHEAD_BYTES, TLS_BYTES
@@ -33,6 +34,9 @@ KEY_MAX_BYTES: Final = 1024
 """known: S3 user guide, object keys."""
 
 _BUCKET: Final = r"[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{0,254}"
+
+Widener = Callable[[int, Body], Body]
+"""Takes a byte and the body that begins there."""
 
 
 class Storage:
@@ -60,6 +64,7 @@ class Storage:
         self._links: dict[StorageConfig, Link] = {}
         self._opening = asyncio.Lock()
         self._open = AsyncExitStack()
+        self._open_reads = 0
 
     async def close(self) -> None:
         """Hang up everywhere. Streams that are still read break off."""
@@ -130,14 +135,16 @@ class Storage:
         place = _place(bucket, key)
         link = await self._link(config)
 
-        async def ask(at_byte: int) -> tuple[ObjectHead, Body]:
+        async def ask(at_byte: int, end_byte: int | None = None) -> tuple[ObjectHead, Body]:
             def get() -> Awaitable[tuple[ObjectHead, Body]]:
-                return get_object(link, place, start_byte=at_byte, pin=pin, expected_bytes=expected_bytes)
+                return get_object(
+                    link, place, start_byte=at_byte, end_byte=end_byte, pin=pin, expected_bytes=expected_bytes
+                )
 
             return await self._retry.in_place(place, lambda: in_words(link, place, get))
 
-        async def resume(at_byte: int) -> Body:
-            return (await ask(at_byte))[1]
+        async def open_range(at_byte: int, end_byte: int | None) -> Body:
+            return (await ask(at_byte, end_byte))[1]
 
         likely_bytes = pin.size_bytes - start_byte if pin else expected_bytes
         while True:
@@ -146,20 +153,27 @@ class Storage:
                 pin, body = await ask(start_byte)
                 likely_bytes = pin.size_bytes - start_byte
                 if block_bytes := self._block_bytes(link, likely_bytes, held_bytes):
+                    widened = self._widener(link, pin, open_range, left_bytes=likely_bytes, held_bytes=held_bytes)
+
+                    async def open_at(at_byte: int, widened: Widener = widened) -> Body:
+                        return widened(at_byte, await open_range(at_byte, None))
+
                     reader = ObjectReader(
                         place,
                         pin,
-                        body,
-                        resume,
+                        widened(start_byte, body),
+                        open_at,
                         start_byte=start_byte,
                         block_bytes=block_bytes,
                         pace=self._pace,
                         retry=self._retry,
                         clock=self._clock,
                     )
+                    self._open_reads += 1
                     try:
                         yield reader
                     finally:
+                        self._open_reads -= 1
                         reader.close()
                     return
                 # Larger than it was said to be, and what was kept has no room for two small blocks: come again.
@@ -175,7 +189,28 @@ class Storage:
         likely_bytes = sys.maxsize if size_bytes is None else max(size_bytes, LEAST_BLOCK_BYTES)
         beside_bytes = min(likely_bytes, _read_ahead_bytes(link))
         least_bytes = min(likely_bytes, 2 * min(LEAST_BLOCK_BYTES, block_bytes)) + beside_bytes
-        return least_bytes, min(likely_bytes, 2 * block_bytes) + beside_bytes
+        wanted_bytes = min(likely_bytes, 2 * block_bytes) + beside_bytes
+        if self._pace.ranges_max > 1 and likely_bytes >= RANGES_FROM_BYTES:
+            wanted_bytes += self._pace.ranges_max * (RANGE_BYTES + _read_ahead_bytes(link))
+        return least_bytes, wanted_bytes
+
+    def _widener(
+        self, link: Link, head: ObjectHead, open_range: OpenRange, *, left_bytes: int, held_bytes: int
+    ) -> Widener:
+        """Return what lets a body of the object be joined by others, as far as what is held has room for ranges."""
+        spare_bytes = held_bytes - 2 * self._pace.block_bytes - _read_ahead_bytes(link)
+        buffers = min(self._pace.ranges_max, spare_bytes // (RANGE_BYTES + _read_ahead_bytes(link)))
+        if buffers < 2 or left_bytes < RANGES_FROM_BYTES or not head.resumable:
+            return lambda _at_byte, body: body
+        return lambda at_byte, body: WideBody(
+            body,
+            open_range,
+            start_byte=at_byte,
+            end_byte=head.size_bytes,
+            buffers=buffers,
+            width_max=lambda: self._pace.ranges_max // max(1, self._open_reads),
+            clock=self._clock,
+        )
 
     def _block_bytes(self, link: Link, size_bytes: int, held_bytes: int) -> int:
         """Return how long the blocks of an object may be where so much is held; 0 where that is too little."""

@@ -39,6 +39,7 @@ class StoragePace:
     backoff_base_s: float = 0.2
     backoff_cap_s: float = 20.0
     connections: int = 96
+    ranges_max: int = 1
     block_bytes: int = 1_048_576
 
 

@@ -66,11 +66,12 @@ def signed_get(
     version_id: str | None = None,
     if_match: str | None = None,
     start_byte: int = 0,
+    end_byte: int | None = None,
     checksums: bool = False,
 ) -> SignedGet:
-    """Return the GET of an object, or of its bytes from `start_byte` on, signed at `at_s` (seconds since 1970).
+    """Return the GET of an object, or of its bytes from `start_byte` to before `end_byte`.
 
-    With `checksums` the answer says which ones the server stores, if it does.
+    Signed at `at_s` (seconds since 1970). With `checksums` the answer says which ones the server stores, if it does.
     """
     name = quote(key, safe="/~")
     query = f"versionId={quote(version_id, safe='~')}" if version_id is not None else ""
@@ -78,8 +79,8 @@ def signed_get(
     headers = {"host": address.host}  # in the order of the alphabet, as they are signed
     if if_match is not None:
         headers["if-match"] = if_match
-    if start_byte:
-        headers["range"] = f"bytes={start_byte}-"
+    if start_byte or end_byte is not None:
+        headers["range"] = f"bytes={start_byte}-{'' if end_byte is None else end_byte - 1}"
     if checksums:
         headers["x-amz-checksum-mode"] = "ENABLED"
     headers["x-amz-content-sha256"] = _NO_BODY

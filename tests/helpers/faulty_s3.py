@@ -73,6 +73,7 @@ class FaultyS3:
         self._tls = tls
         self.on_get: deque[Act] = deque()
         self.on_head: deque[Act] = deque()
+        self.usual_get = Act()
         self.asked: list[Asked] = []
         self.connections = 0
         self.sessions_resumed = 0
@@ -136,7 +137,7 @@ class FaultyS3:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
         self.asked.append(Asked(method=method, target=target, headers=headers))
         script = self.on_head if method == "HEAD" else self.on_get
-        usual = Act(body=b"<VersioningConfiguration/>") if target.endswith("?versioning") else Act()
+        usual = Act(body=b"<VersioningConfiguration/>") if target.endswith("?versioning") else self.usual_get
         act = script.popleft() if script else usual
         if act.silent:
             await asyncio.Event().wait()
@@ -181,11 +182,11 @@ class FaultyS3:
         elif "if-match" in asked and asked["if-match"] != etag:
             body, status, headers = b"<Error><Code>PreconditionFailed</Code></Error>", 412, {}
         elif "range" in asked and not act.ignore_range:
-            part = re.fullmatch(r"bytes=(\d+)-", asked["range"])
+            part = re.fullmatch(r"bytes=(\d+)-(\d*)", asked["range"])
             assert part is not None, asked["range"]
-            first = int(part[1])
-            body, status = whole[first:], 206
-            headers["Content-Range"] = f"bytes {first}-{len(whole) - 1}/{len(whole)}"
+            first, last = int(part[1]), int(part[2] or len(whole) - 1)
+            body, status = whole[first : last + 1], 206
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(whole)}"
         headers["Date"] = formatdate(usegmt=True)
         if act.chunked:
             headers["Transfer-Encoding"] = "chunked"

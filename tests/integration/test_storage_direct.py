@@ -157,3 +157,42 @@ async def test_sixteen_at_once_over_four_connections_all_arrive(session: AioSess
     assert {hashlib.sha256(body).hexdigest() for body in bodies} == {hashlib.sha256(BODY).hexdigest()}
     assert server.connections <= 4
     await storage.close()
+
+
+async def test_an_object_on_a_slow_path_is_read_by_several_ranges_at_once(
+    session: AioSession, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANGE_BYTES": 131_072, "WINDOW_S": 0.1}.items():
+        monkeypatch.setattr(f"hashmill.storage.ranges.{name}", value)
+    monkeypatch.setattr("hashmill.storage.client.RANGES_FROM_BYTES", 1_000_000)
+    server.usual_get = Act(drip=(20_000, 0.01))
+    storage = Storage(StoragePace(block_bytes=100_000, ranges_max=4), ByteBudget(64 << 20), session=session)
+
+    assert await read(storage, server) == BODY
+
+    assert server.connections > 1
+    ranges = server.asked_for("range")
+    assert ranges[0] is None
+    assert len(ranges) > 4
+    assert set(server.asked_for("if-match")[1:]) == {'"one"'}
+    await storage.close()
+    await wait_until_async(lambda: not server.open_connections)
+
+
+async def test_a_range_that_breaks_is_resumed_from_the_last_byte(
+    session: AioSession, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANGE_BYTES": 131_072, "WINDOW_S": 0.1}.items():
+        monkeypatch.setattr(f"hashmill.storage.ranges.{name}", value)
+    monkeypatch.setattr("hashmill.storage.client.RANGES_FROM_BYTES", 1_000_000)
+    slow = Act(drip=(20_000, 0.01))
+    server.usual_get = slow
+    server.on_get += [slow] * 6 + [Act(cut_after=50_000)]
+    storage = Storage(
+        StoragePace(block_bytes=100_000, ranges_max=4), ByteBudget(64 << 20), session=session, random=lambda: 0.0
+    )
+
+    assert await read(storage, server) == BODY
+
+    assert any(asked and asked.endswith("-") for asked in server.asked_for("range"))
+    await storage.close()

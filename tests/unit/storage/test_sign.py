@@ -87,6 +87,7 @@ def test_ten_thousand_random_requests_are_signed_as_botocore_signs_them(clock: l
         version_id = random.choice([None, None, "v7", "a/b+c=~ é", "3HL4kqtJlcpXroDTDmJ.rmSpXd3dIbrHY_MTRCxf3vjVBH40"])
         if_match = random.choice([None, '"one"', '"d41d8cd98f00b204e9800998ecf8427e-17"', '"two  blanks"'])
         start_byte = random.choice([0, 1, 5 << 40])
+        end_byte = random.choice([None, start_byte + 1, 6 << 40])
         checksums = random.random() < 0.5
         clock[0] = random.uniform(1.7e9, 1.9e9)
 
@@ -99,18 +100,19 @@ def test_ten_thousand_random_requests_are_signed_as_botocore_signs_them(clock: l
             version_id=version_id,
             if_match=if_match,
             start_byte=start_byte,
+            end_byte=end_byte,
             checksums=checksums,
         )
 
         theirs = AWSRequest(method="GET", url=ours.url)
         if if_match is not None:
             theirs.headers["If-Match"] = if_match
-        if start_byte:
-            theirs.headers["Range"] = f"bytes={start_byte}-"
+        if start_byte or end_byte is not None:
+            theirs.headers["Range"] = f"bytes={start_byte}-{'' if end_byte is None else end_byte - 1}"
         if checksums:
             theirs.headers["x-amz-checksum-mode"] = "ENABLED"
         S3SigV4Auth(keys, "s3", region).add_auth(theirs)
-        told = f"case {number}: {root} {key!r} {version_id!r} {if_match!r} {start_byte} {checksums}"
+        told = f"case {number}: {root} {key!r} {version_id!r} {if_match!r} {start_byte} {end_byte} {checksums}"
         assert ours.headers["Authorization"] == theirs.headers["Authorization"], told
         assert ours.headers["x-amz-date"] == theirs.headers["X-Amz-Date"]
         assert ours.headers["x-amz-content-sha256"] == theirs.headers["X-Amz-Content-SHA256"]
