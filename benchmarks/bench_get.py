@@ -3,7 +3,8 @@ What does it cost a process to get an object out of S3, beside hashing it?
 
     .venv/bin/python -m benchmarks.bench_get [--rounds 5] [--objects 1500] [--large-mib 256]
 
-Side by side, in turn, over plain HTTP: HEAD and GET through aiobotocore, and `Storage.open`. CPU time of this process
+Side by side, in turn, over plain HTTP: HEAD and GET through aiobotocore, `Storage.open`, and the same with bodies taken
+from aiohttp piece by piece (`asyncio.Protocol`) and not received into our blocks (`asyncio.BufferedProtocol`). CPU time of this process
 (user and system), median of the rounds with the least and the most; 16 small objects are in flight at once. The server
 is a small one of asyncio in a child process, which checks no signature and reads no disk; its CPU does not count.
 """
@@ -18,12 +19,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
 from benchmarks.machine import circumstances
 from hashmill.domain.secret import Secret
+from hashmill.storage import ask
 from hashmill.storage.budget import ByteBudget
 from hashmill.storage.client import Storage
 from hashmill.storage.config import StorageConfig, StoragePace
@@ -113,7 +116,15 @@ async def measure(port: int, asked: argparse.Namespace) -> dict[str, Any]:
                     got_bytes += len(block)
             return got_bytes
 
-        ways: dict[str, Read] = {"aiobotocore HEAD and GET": head_and_get, "Storage.open": signed_get}
+        async def signed_get_in_pieces(key: str, size_bytes: int) -> int:
+            with patch.object(ask, "DIRECT_FROM_BYTES", sys.maxsize):
+                return await signed_get(key, size_bytes)
+
+        ways: dict[str, Read] = {
+            "aiobotocore HEAD and GET": head_and_get,
+            "Storage.open": signed_get,
+            "Storage.open, in aiohttp's pieces": signed_get_in_pieces,
+        }
         small: dict[str, list[float]] = {name: [] for name in ways}
         large: dict[str, list[float]] = {name: [] for name in ways}
         large_bytes = asked.large_mib << 20
