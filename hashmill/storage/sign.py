@@ -75,7 +75,7 @@ def signed_get(
     """
     name = quote(key, safe="/~")
     query = f"versionId={quote(version_id, safe='~')}" if version_id is not None else ""
-    at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_s))
+    at = _moment(int(at_s))
     headers = {"host": address.host}  # in the order of the alphabet, as they are signed
     if if_match is not None:
         headers["if-match"] = if_match
@@ -88,8 +88,10 @@ def signed_get(
     if keys.token:
         headers["x-amz-security-token"] = keys.token
     signed_names = ";".join(headers)
-    # Runs of blanks count as one: known, the reference's Trim; an ETag may have any.
-    lines = "".join([f"{header}:{' '.join(value.split())}\n" for header, value in headers.items()])
+    if if_match is not None:  # runs of blanks count as one: known, the reference's Trim; an ETag may have any
+        lines = "".join([f"{header}:{' '.join(value.split())}\n" for header, value in headers.items()])
+    else:
+        lines = "".join([f"{header}:{value}\n" for header, value in headers.items()])
     request = f"GET\n{address.path}{name}\n{query}\n{lines}\n{signed_names}\n{_NO_BODY}"
     scope = f"{at[:8]}/{address.region}/{address.service}/aws4_request"
     said = f"AWS4-HMAC-SHA256\n{at}\n{scope}\n{sha256(request.encode()).hexdigest()}"
@@ -100,6 +102,11 @@ def signed_get(
     )
     url = f"{address.root}{name}"
     return SignedGet(url=f"{url}?{query}" if query else url, headers=headers)
+
+
+@lru_cache(maxsize=4)
+def _moment(at_s: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_s))
 
 
 @lru_cache(_DAY_KEYS_MAX)
