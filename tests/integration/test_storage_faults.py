@@ -596,7 +596,7 @@ async def test_an_endpoint_that_is_no_address_is_a_fault_of_the_configuration(
         )
 
 
-async def test_missing_credentials_are_a_fault_of_the_configuration(
+async def test_missing_credentials_are_a_fault_of_the_configuration_until_there_are_some(
     storage: Storage, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -604,9 +604,15 @@ async def test_missing_credentials_are_a_fault_of_the_configuration(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
 
-    with pytest.raises(ConfigFault, match="Unable to locate credentials"):
-        await storage.head(StorageConfig(endpoint_url=server.endpoint_url), "bucket", "key")
+    config = StorageConfig(endpoint_url=server.endpoint_url)
+    with pytest.raises(ConfigFault, match=r"neither s3\.access_key_id nor the AWS chain"):
+        await storage.head(config, "bucket", "key")
     assert server.asked == []
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDLATER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    await storage.head(config, "bucket", "key")
+    assert "AKIDLATER/" in (server.asked_for("authorization", "HEAD")[-1] or "")
 
 
 async def test_half_a_credential_is_a_fault_of_the_configuration(storage: Storage, server: FaultyS3) -> None:
