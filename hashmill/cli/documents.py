@@ -21,6 +21,7 @@ def run_document(run: Run) -> dict[str, Any]:
         "job_id": run.job_id,
         "container_id": run.container_id,
         "storage_id": run.storage_id,
+        "mode": run.mode.value,
         "priority": run.priority,
         "generation": run.generation,
         "progress": {
@@ -56,6 +57,7 @@ def file_document(file: FileRow) -> dict[str, Any]:
         "state": file.state.value,
         "verdict": file.verdict,
         "digests": dict(file.digests),
+        "provider_checksums": [dict(one) for one in file.provider_checksums],
         "error_class": file.error_class,
         "error_detail": file.error_detail,
         "attempts": file.attempts,

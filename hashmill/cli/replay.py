@@ -94,12 +94,12 @@ async def _replay(settings: "Settings", request: "ReplayRequest") -> "ReplayRepo
 
 
 def _print(report: "ReplayReport") -> None:
-    rows = table("run", "error class", "files", right=("files",))
+    rows = table("run", "mode", "error class", "files", right=("files",))
     for selection in report.runs:
         for error_class, count in selection.by_class.items():
-            rows.add_row(selection.run_id, plain(error_class), str(count))
+            rows.add_row(selection.run_id, selection.mode, plain(error_class), str(count))
         if selection.reports_dead:
-            rows.add_row(selection.run_id, "reports set aside", str(selection.reports_dead))
+            rows.add_row(selection.run_id, selection.mode, "reports set aside", str(selection.reports_dead))
     if rows.row_count:
         console().print(rows)
     verb = "would be read again" if report.dry_run else "will be read again"

@@ -11,7 +11,7 @@ from rich.table import Table
 from hashmill.cli.advice import advice_for
 from hashmill.cli.console import coloured, console, duration, facts, local_time, plain, size, table
 from hashmill.cli.documents import file_document, run_document
-from hashmill.domain.job import FileState, RunState
+from hashmill.domain.job import FileState, Mode, RunState
 from hashmill.flow.held import Hold, held_back
 from hashmill.ledger import entries, files, outbox, seal
 from hashmill.ledger.files import FileRow
@@ -154,6 +154,7 @@ def _facts(run: Run, now_ms: int) -> Table:
             "container": run.container_id,
             "tenant": run.tenant_id,
             "platform": run.api_url,
+            "mode": "attest: nothing is read, the S3 server is asked" if run.mode is Mode.ATTEST else run.mode,
             "algorithms": ", ".join(run.algorithms),
             "priority": run.priority,
             "files": f"{done} done, {run.files_failed} failed, {run.files_open} open, {run.files_total} in all",

@@ -196,6 +196,7 @@ def files_(
     rows = table("no", "path", "size", "state", "verdict", "digests, or what went wrong", right=("no", "size"))
     for file in found:
         outcome = [f"{name} {digest}" for name, digest in file.digests.items()]
+        outcome += [f"S3's {one['algorithm']} {one['comparison']}" for one in file.provider_checksums]
         if file.error_class:
             outcome = [f"{file.error_class}: {file.error_detail or ''}"]
         rows.add_row(

@@ -66,13 +66,13 @@ class Compared:
             return Comparison.NOT_COMPARABLE
         return Comparison.EQUAL if self.computed == self.stored.digest else Comparison.DIFFERENT
 
-    def document(self) -> dict[str, Any]:
-        """Return it as an entry holds it."""
+    def document(self, *, ours: str = "computed") -> dict[str, Any]:
+        """Return it as an entry holds it; `ours` names our digest where it is not of this very read."""
         told: dict[str, Any] = {
             "algorithm": self.stored.algorithm,
             "of": "object" if self.stored.parts is None else "parts",
             "stored": self.stored.digest or None,
-            "computed": self.computed,
+            ours: self.computed,
             "comparison": self.comparison,
         }
         if self.stored.parts is not None:

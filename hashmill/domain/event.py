@@ -59,7 +59,7 @@ class TriggerEvent:
     function_params: Mapping[str, Any]
     algorithms: tuple[str, ...] = DEFAULT_ALGORITHMS
     priority: int = PRIORITY_DEFAULT
-    mode: Literal["hash"] = "hash"
+    mode: Literal["hash", "attest"] = "hash"
 
 
 def parse_event(body: bytes, *, known_algorithms: Sequence[str]) -> TriggerEvent:

@@ -135,10 +135,14 @@ def _priority(value: object) -> int:
     return number
 
 
-def _mode(value: object) -> Literal["hash"]:
-    if value is None or (isinstance(value, str) and value.strip().lower() in {"", "hash"}):
-        return "hash"
-    raise wrong('must be "hash"')
+def _mode(value: object) -> Literal["hash", "attest"]:
+    match value.strip().lower() if isinstance(value, str) else value:
+        case None | "" | "hash":
+            return "hash"
+        case "attest":
+            return "attest"
+        case _:
+            raise wrong('must be "hash" or "attest"')
 
 
 def _or_empty(empty: Callable[[], Any]) -> BeforeValidator:
@@ -178,7 +182,11 @@ Priority = Annotated[
         {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"type": "string", "pattern": "^[0-9]?$"}]}
     ),
 ]
-Mode = Annotated[Literal["hash"], PlainValidator(_mode), WithJsonSchema({"type": "string", "enum": ["hash", ""]})]
+Mode = Annotated[
+    Literal["hash", "attest"],
+    PlainValidator(_mode),
+    WithJsonSchema({"type": "string", "enum": ["hash", "attest", ""]}),
+]
 
 
 class Block(BaseModel):
@@ -247,7 +255,11 @@ class FunctionParams(BaseModel):
         DEFAULT_ALGORITHMS, description='Digests to compute: a list, or one string such as "md5, sha256".'
     )
     priority: Priority = Field(PRIORITY_DEFAULT, description="0 is the most urgent, 9 may wait longest.")
-    mode: Mode = Field("hash", description="What to do with the files; hash is the only mode now.")
+    mode: Mode = Field(
+        "hash",
+        description="What to do with the files: hash reads them; attest reads none, asks their S3 server for the "
+        "checksum it stores, and compares that with what hash computed before. It is no fixity check.",
+    )
 
 
 class EventBody(Block):

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hashmill.domain.errors import LedgerUnavailable
-from hashmill.domain.job import JobStatus, RunState
+from hashmill.domain.job import JobStatus, Mode, RunState
 from hashmill.flow import words
 from hashmill.flow.tools import WorkTools
 from hashmill.ledger import files, outbox, runs, seal, slices
@@ -59,6 +59,7 @@ def _close(connection: sa.Connection, run: Run) -> bool:
     failed = files.failed_by_class(connection, run.run_id)
     undelivered = outbox.dead_by_class(connection, run.run_id)
     good = not (failed or undelivered or run.error_class)
+    verdicts = files.count_by_verdict(connection, run.run_id) if run.mode is Mode.ATTEST else None
     last_message = words.closing(
         files=run.files_total,
         size_bytes=run.bytes_done,
@@ -67,6 +68,7 @@ def _close(connection: sa.Connection, run: Run) -> bool:
         undelivered_by_class=undelivered,
         error_class=run.error_class,
         error_detail=run.error_detail,
+        verdicts=verdicts,
     )
     return runs.close(connection, run, [last_message, words.status(JobStatus.COMPLETED if good else JobStatus.FAILED)])
 
@@ -82,6 +84,7 @@ def _end(connection: sa.Connection, run: Run, *, keep_keys_days: int) -> bool:
         error_class, error_detail = _main_reason(failed, undelivered)
     body: dict[str, Any] = {
         "job_id": run.job_id,
+        "mode": run.mode,
         "status": told.status if told else None,
         "status_delivered": delivered,
         "generation": run.generation,

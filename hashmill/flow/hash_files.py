@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 
 from hashmill.domain.errors import HashmillError, LeaseLost, LedgerUnavailable
+from hashmill.domain.job import Mode
 from hashmill.domain.work import ClaimedFile, FileOutcome, Ticket
+from hashmill.flow.attest import with_baselines
 from hashmill.flow.endpoints import endpoint_of, is_back
 from hashmill.flow.hash_one import after_error, hash_one, held_back, later, place_of
 from hashmill.flow.tools import WorkTools
@@ -62,6 +64,8 @@ async def _work(tools: WorkTools, ticket: Ticket, owner: str) -> None:
     if (waiting := await _waiting_for_storage(tools, run, claimed)) is not None:
         await _settle(tools, run, waiting)
         return
+    if run.mode is Mode.ATTEST:
+        claimed = await with_baselines(tools, run, claimed)
     suspects = [file for file in claimed if file.lost_leases]
     if suspects:
         await _suspects_apart(tools, run, [file for file in claimed if not file.lost_leases], suspects)

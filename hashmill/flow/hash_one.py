@@ -22,13 +22,14 @@ from hashmill.domain.errors import (
     StorageTimeout,
     Transient,
 )
-from hashmill.domain.job import FileState
+from hashmill.domain.job import FileState, Mode
 from hashmill.domain.origin import origin_of
 from hashmill.domain.pause import jittered
 from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
 from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
+from hashmill.flow.attest import attest
 from hashmill.flow.endpoints import Endpoint, endpoint_of, passage, pause_s, rest_s
 from hashmill.flow.slices import Slice, is_sliced, read_slice
 from hashmill.flow.stored import beside, confirmed, difference, told
@@ -81,8 +82,10 @@ async def _judged(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPl
 
 
 async def read_one(mill: Mill, run: Run, file: ClaimedFile) -> FileOutcome:
-    """Return the outcome of a file that was found, read and hashed; raises what prevented it."""
+    """Return the outcome of a file that was found, and read and hashed if that is asked; raises what prevented it."""
     place = place_of(mill, run, file)
+    if run.mode is Mode.ATTEST:
+        return await attest(mill, run, file, place)
     if is_sliced(mill, run, file):
         return _sliced(mill, run, file, place, await read_slice(mill, run, file, place))
     # Two witnesses of the length: the answer itself, and LABDRIVE or HEAD. One alone would take a cut object for whole.
@@ -103,6 +106,10 @@ class _Read:
     head: ObjectHead
     hashed: HashedObject
     compared: Sequence[Compared]
+
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        return [one.document() for one in self.compared]
 
 
 async def _read(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, pin: ObjectHead | None) -> _Read:
@@ -134,8 +141,7 @@ def _judged_twice(
         verdict=Verdict.MISMATCH,
         found=_found(run, place, again) | {"reads": 2, **how},
     )
-    documents = [one.document() for one in again.compared]
-    return replace(failed, etag=again.head.etag, version_id=again.head.version_id, provider_checksums=documents)
+    return replace(failed, etag=again.head.etag, version_id=again.head.version_id, provider_checksums=again.documents)
 
 
 def place_of(mill: Mill, run: Run, file: ClaimedFile) -> ObjectPlace:
@@ -186,7 +192,7 @@ def _sliced(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, part: S
 
 def _found(run: Run, place: ObjectPlace, read: _Read) -> dict[str, Any]:
     """Return what an entry says of a read: which object, and what was computed of it."""
-    return {
+    found = {
         "bucket": place.bucket,
         "key": place.key,
         "version_id": read.head.version_id,
@@ -194,8 +200,10 @@ def _found(run: Run, place: ObjectPlace, read: _Read) -> dict[str, Any]:
         "size_bytes": read.hashed.size_bytes,
         "digests": {name: read.hashed.digests[name] for name in run.algorithms},
         "backends": {name: read.hashed.backends[name] for name in run.algorithms},
-        **told(place.config, read.compared),
     }
+    if read.compared:
+        found["provider"] = told(place.config, read.documents)
+    return found
 
 
 def _done(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, read: _Read, **how: int) -> FileOutcome:
@@ -225,7 +233,7 @@ def _done(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, read: _Re
         version_id=read.head.version_id,
         verdict=verdict,
         object_ref=object_ref(_origin(run.api_url), run.container_id, file.file_id),
-        provider_checksums=[one.document() for one in read.compared],
+        provider_checksums=read.documents,
         entry=entry,
         reports=words.hashed(file.file_no, file.file_id, found["digests"], messages=mill.rules.messages),
     )

@@ -173,16 +173,12 @@ def confirmed(place: ObjectPlace, first: Mapping[str, str], found: HashedObject,
     return True
 
 
-def told(config: StorageConfig, compared: Sequence[Compared]) -> dict[str, Any]:
-    """Return what an entry says of the comparisons, and of who states what; nothing where nothing is stated."""
-    if not compared:
-        return {}
+def told(config: StorageConfig, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what an entry says of the comparisons in `documents`: who states what, and what it is worth."""
     return {
-        "provider": {
-            "evidence": Evidence.PROVIDER_STORED,
-            "address": _address(config.endpoint_url or config.region),
-            "checksums": [one.document() for one in compared],
-        }
+        "evidence": Evidence.PROVIDER_STORED,
+        "address": _address(config.endpoint_url or config.region),
+        "checksums": list(documents),
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import JobStatus, MessageType, ReportKind
+from hashmill.domain.verdict import Verdict
 from hashmill.domain.work import Report
 
 
@@ -64,6 +65,17 @@ def failed(
     ]
 
 
+def attested(file_no: int, file_id: str, path: str, verdict: Verdict, said: str, messages: str) -> list[Report]:
+    """Return what is owed for a file whose storage was asked, and nothing read: one message, and never a hash."""
+    if messages == "summary":
+        return []
+    what = "File in doubt" if verdict is Verdict.DISPUTED else "File not read"
+    type = MessageType.ERROR if verdict is Verdict.DISPUTED else MessageType.INFO
+    text = f"{what}: {path or file_id}: {verdict}: {said}"
+    body = {"text": text, "type": type, "file_id": file_id}
+    return [Report(kind=ReportKind.MESSAGE, file_no=file_no, body=body)]
+
+
 def closing(
     *,
     files: int,
@@ -73,13 +85,17 @@ def closing(
     undelivered_by_class: Mapping[str, int],
     error_class: str | None,
     error_detail: str | None,
+    verdicts: Mapping[str, int] | None = None,
 ) -> Report:
     """Return the last message of a job: what was done, and what failed and why, counted.
 
+    `verdicts` count the files of a run that read none.
     It is marked as `closing`, so that a replay does not send one that tells of the end before.
     """
     failures = sum(failed_by_class.values())
     parts = [f"{files - failures} of {files} files hashed ({', '.join(algorithms)}; {size_bytes} bytes)"]
+    if verdicts is not None:
+        parts = [f"no file was read; the storage was asked about {files} ({_counted(verdicts) or 'none'})"]
     if failures:
         parts.append(f"{failures} failed: {_counted(failed_by_class)}")
     if undelivered_by_class:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from hashmill.domain.job import FileState, RunState
+from hashmill.domain.job import FileState, Mode, RunState
 from hashmill.domain.verdict import Verdict
 from hashmill.flow.held import HeldBy
 
@@ -50,6 +50,7 @@ class RunAnswer(Answer):
     tenant_id: str
     job_id: str
     container_id: str
+    mode: Mode = Field(description="attest reads no file: it asks what the S3 server states.")
     priority: int = Field(description="0 is the most urgent, 9 may wait longest.")
     generation: int = Field(description="How often it was replayed.")
     progress: Progress
@@ -117,6 +118,9 @@ class FileAnswer(Answer):
     generation: int
     verdict: Verdict | None
     digests: Mapping[str, str] = Field(description="Algorithm -> lower-case hex.")
+    provider_checksums: list[dict[str, Any]] = Field(
+        description="What its S3 server stores, each beside our digest of that kind: see docs/ledger.md."
+    )
     etag: str | None
     version_id: str | None
     error_class: str | None
@@ -163,6 +167,7 @@ class ReplayedRun(Answer):
     """What a replay takes in one run. Unknown sizes count as 0."""
 
     run_id: str
+    mode: Mode
     files: int
     size_bytes: int
     by_class: Mapping[str, int]

@@ -97,6 +97,7 @@ def _answer(report: ReplayReport) -> ReplayAnswer:
         runs=[
             ReplayedRun(
                 run_id=selection.run_id,
+                mode=selection.mode,
                 files=selection.files,
                 size_bytes=selection.size_bytes,
                 by_class=selection.by_class,

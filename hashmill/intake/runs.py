@@ -164,6 +164,7 @@ def _run(run: Run, now_ms: int) -> RunAnswer:
         tenant_id=run.tenant_id,
         job_id=run.job_id,
         container_id=run.container_id,
+        mode=run.mode,
         priority=run.priority,
         generation=run.generation,
         progress=Progress(
@@ -233,6 +234,7 @@ def _file(row: FileRow) -> FileAnswer:
         generation=row.generation,
         verdict=Verdict(row.verdict) if row.verdict else None,
         digests=row.digests,
+        provider_checksums=[dict(one) for one in row.provider_checksums],
         etag=row.etag,
         version_id=row.version_id,
         error_class=row.error_class,

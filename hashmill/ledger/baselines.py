@@ -43,27 +43,25 @@ def _baseline(row: Any) -> Baseline:
 @cache
 def _newest(dialect: str) -> sa.Select[Any]:
     refs = sa.bindparam("b_refs", type_=Listed)
+    # For each its last row by the index, and no other: an object may have been read in a hundred runs.
     if dialect == "sqlite":
         given: Any = sa.func.json_each(refs).table_valued("value", name="given")
+        at_ms = _last(given.c.value, "finished_at_ms").correlate(given).scalar_subquery()
+        mine = sa.and_(files.c.object_ref == given.c.value, files.c.finished_at_ms == at_ms)
+        found: Any = files
+        joined = given.join(files, sa.and_(mine, files.c.state == FileState.DONE))
     else:
         given = sa.func.json_array_elements_text(sa.cast(refs, sa.JSON)).table_valued("value", name="given")
-    earlier = files.alias("earlier")
-    # For each its last row by the index, and no other: an object may have been read in a hundred runs.
-    last_ms = (
-        sa.select(earlier.c.finished_at_ms)
-        .where(
-            earlier.c.object_ref == given.c.value,
-            earlier.c.state == FileState.DONE,
-            earlier.c.finished_at_ms.is_not(None),
-        )
-        .order_by(earlier.c.finished_at_ms.desc())
-        .limit(1)
-        .correlate(given)
-        .scalar_subquery()
-    )
+        found = _last(given.c.value, "object_ref", *_TOLD).lateral("found")
+        joined = given.join(found, sa.true())
+    return sa.select(found.c.object_ref, *(found.c[name] for name in _TOLD)).select_from(joined)
+
+
+def _last(ref: Any, *names: str) -> sa.Select[Any]:
+    results = files.alias("results")
     return (
-        sa.select(files.c.object_ref, *(files.c[name] for name in _TOLD))
-        .select_from(given)
-        .join(files, sa.and_(files.c.object_ref == given.c.value, files.c.finished_at_ms == last_ms))
-        .where(files.c.state == FileState.DONE, files.c.digests.is_not(None))
+        sa.select(*(results.c[name] for name in names))
+        .where(results.c.object_ref == ref, results.c.state == FileState.DONE, results.c.finished_at_ms.is_not(None))
+        .order_by(results.c.finished_at_ms.desc())
+        .limit(1)
     )

@@ -219,6 +219,8 @@ class Verification:
     faults: tuple[str, ...]
 
 
+RESULTS = ("file_hashed", "file_attested")
+"""The kinds of entries that tell how a file ended that is `done`."""
 FAULTS_MAX = 100
 PAGE = 1000
 
@@ -301,8 +303,9 @@ class _Walk:
             for entry in page:
                 yield entry
                 body = self._body(entry)
-                if body is not None and entry.kind == "file_hashed":
-                    self.files_hashed += 1
+                # A dispute closes its file as failed; nothing is done that it could tell of.
+                if body is not None and entry.kind in RESULTS and "error_class" not in body:
+                    self.files_hashed += entry.kind == "file_hashed"
                     number = body.get("file_no", 0)
                     newest = hashed[entry.run_id].get(number, body)
                     hashed[entry.run_id][number] = max(newest, body, key=_generation)
@@ -344,6 +347,7 @@ class _Walk:
                     files.c.path,
                     files.c.size_bytes,
                     files.c.verdict,
+                    files.c.provider_checksums,
                 ).where(files.c.run_id == run_id, files.c.file_no.in_(list(told)))
             )
         }
@@ -361,8 +365,10 @@ class _Walk:
                 self.faults.append(f"{name}: an entry says it was hashed, but the files table has it as {row.state}")
                 continue
             self.results += 1
-            if json.loads(row.digests or "{}") != body.get("digests"):
+            if json.loads(row.digests or "{}") != body.get("digests", {}):
                 self.faults.append(f"{name}: the files table has other digests than its entry")
+            if json.loads(row.provider_checksums or "[]") != body.get("provider", {}).get("checksums", []):
+                self.faults.append(f"{name}: the files table has other checksums of its S3 server than its entry")
             for column in ("path", "size_bytes", "verdict"):
                 if column in body and row._mapping[column] != body[column]:
                     self.faults.append(f"{name}: the files table has another {column} than its entry")

@@ -361,6 +361,7 @@ class FileRow:
     error_detail: str | None
     verdict: str | None
     digests: Mapping[str, str]
+    provider_checksums: Sequence[Mapping[str, Any]]
     etag: str | None
     version_id: str | None
     finished_at_ms: int | None
@@ -392,6 +393,7 @@ def of_run(
         values = dict(row._mapping)
         values["state"] = FileState(values["state"])
         values["digests"] = json.loads(values["digests"]) if values["digests"] else {}
+        values["provider_checksums"] = json.loads(values["provider_checksums"] or "[]")
         found.append(FileRow(**values))
     return found
 
@@ -402,6 +404,17 @@ def count_by_state(connection: sa.Connection, run_id: str | None = None) -> dict
     if run_id is not None:
         statement = statement.where(files.c.run_id == run_id)
     return {state: count for state, count in connection.execute(statement)}
+
+
+def count_by_verdict(connection: sa.Connection, run_id: str) -> dict[str, int]:
+    """Return how many files of a run got each verdict. It looks at every file of the run."""
+    rows = connection.execute(
+        sa.select(files.c.verdict, sa.func.count())
+        .where(files.c.run_id == run_id, files.c.verdict.is_not(None))
+        .group_by(files.c.verdict)
+        .order_by(files.c.verdict)
+    )
+    return {verdict: count for verdict, count in rows if verdict is not None}
 
 
 def failed_by_class(connection: sa.Connection, run_id: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hashmill.domain.job import FileState, RunState
+from hashmill.domain.job import FileState, Mode, RunState
 from hashmill.domain.work import Report
 from hashmill.ledger import entries, outbox, seal
 from hashmill.ledger.engine import now_ms
@@ -21,6 +21,7 @@ class Selection:
     """What would be read again in one run. `size_bytes` counts what is known; sizes that are not count as 0."""
 
     run_id: str
+    mode: Mode
     files: int
     size_bytes: int
     by_class: Mapping[str, int]
@@ -45,13 +46,14 @@ def select(
         .where(*_taken(run_id, everything=everything, error_class=error_class, file_ids=file_ids))
         .group_by(files.c.error_class)
     ).all()
-    dead = connection.execute(sa.select(runs.c.outbox_dead).where(runs.c.run_id == run_id)).scalar_one_or_none()
+    run = connection.execute(sa.select(runs.c.outbox_dead, runs.c.mode).where(runs.c.run_id == run_id)).one_or_none()
     return Selection(
         run_id=run_id,
+        mode=Mode(run.mode or Mode.HASH) if run else Mode.HASH,
         files=sum(row.files for row in rows),
         size_bytes=int(sum(row.size_bytes for row in rows)),
         by_class={row.error_class or "none": row.files for row in rows},
-        reports_dead=dead or 0,
+        reports_dead=run.outbox_dead if run else 0,
     )
 
 

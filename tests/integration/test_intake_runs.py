@@ -228,6 +228,7 @@ async def test_a_dry_run_counts_and_changes_nothing(door: OpenDoor) -> None:
         "runs": [
             {
                 "run_id": run_id,
+                "mode": "hash",
                 "files": 2,
                 "size_bytes": 2000,
                 "by_class": {"s3.not_found": 1, "s3.offline": 1},

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import SizeClass
 from hashmill.domain.work import ClaimedFile, Ticket
-from hashmill.ledger import entries, expansions, files, outbox, runs
+from hashmill.ledger import baselines, entries, expansions, files, outbox, runs
 from hashmill.ledger.engine import Ledger
 from tests.helpers.ledger import claim, done, expanded_run, fresh_ledger, queue_ticket
 
@@ -48,6 +48,7 @@ DUTIES: dict[str, Callable[[sa.Connection, str], Any]] = {
     "closed": lambda connection, _: runs.closed(connection),
     "due_expansions": lambda connection, _: expansions.due(connection),
     "number": lambda connection, _: entries.number(connection),
+    "baselines": lambda connection, _: baselines.newest(connection, ["0" * 32, "1" * 32]),
 }
 GROWING = ("files", "outbox", "entries", "positions")
 """Tables whose rows stay when all is done."""

@@ -256,7 +256,7 @@ function runView(id, query) {
   const showHead = (run) => [
     el("dl", {},
       fact("State", badge(run.state)), fact("LABDRIVE job", name(run.job_id)), fact("Container", name(run.container_id)),
-      fact("Platform", name(run.api_url)), fact("Tenant", name(run.tenant_id)), fact("Algorithms", run.algorithms.join(", ")),
+      fact("Platform", name(run.api_url)), fact("Tenant", name(run.tenant_id)), fact("Mode", run.mode), fact("Algorithms", run.algorithms.join(", ")),
       fact("Priority", String(run.priority)), fact("Replays", count(run.generation)), fact("ETA", duration(run.eta_s)),
       fact("Reports owed", count(run.outbox.owed)), fact("Set aside", count(run.outbox.dead)),
       ...Object.entries(run.files).map(([state, number]) => fact(`Files ${state}`, count(number)))),
@@ -283,7 +283,7 @@ function runView(id, query) {
   const showFiles = (page) => [
     table([["No.", "number"], ["Path"], ["Size", "number"], ["State"], ["Verdict"], ["Digests"], ["Tries", "number"], ["Why"]], page.items.map((file) => row(
       td("number", count(file.file_no)), name(file.path || file.file_id), td("number", bytes(file.size_bytes)), badge(file.state),
-      file.verdict ?? "", el("ul", { class: "digests" }, Object.entries(file.digests).map(([algorithm, hex]) => el("li", {}, el("b", {}, algorithm), el("code", {}, hex)))),
+      file.verdict ?? "", el("ul", { class: "digests" }, Object.entries(file.digests).map(([algorithm, hex]) => el("li", {}, el("b", {}, algorithm), el("code", {}, hex))), file.provider_checksums.map((one) => el("li", { class: one.comparison === "different" ? "bad" : "quiet" }, `S3's ${one.algorithm}: ${one.comparison}`, one.reason ? el("p", { class: "quiet" }, name(one.reason)) : null))),
       td("number", count(file.attempts)), why(file))), "No file fits."),
     pager(page, "after", query.get("after") && { after: "" }, "files"),
   ];

@@ -275,6 +275,7 @@ def test_any_other_priority_is_refused(wrong: object) -> None:
 
 def test_hash_is_the_only_mode() -> None:
     assert [parse(changed("function_params.mode", mode)).mode for mode in ("hash", "HASH ", "", None)] == ["hash"] * 4
+    assert [parse(changed("function_params.mode", mode)).mode for mode in ("attest", " Attest")] == ["attest"] * 2
     assert paths_of(changed("function_params.mode", "verify")) == ["$.function_params.mode"]
     assert paths_of(changed("function_params.mode", 1)) == ["$.function_params.mode"]
 
