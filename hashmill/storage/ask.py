@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 from botocore.exceptions import ClientError
-from botocore.parsers import ResponseParserError, create_parser
+from botocore.parsers import create_parser
 
 from hashmill.domain.errors import (
     ConfigFault,
@@ -21,7 +21,7 @@ from hashmill.domain.errors import (
 from hashmill.storage.checksums import stored_in
 from hashmill.storage.config import ObjectHead, ObjectPlace
 from hashmill.storage.direct import DirectStream
-from hashmill.storage.faults import LIBRARY_ERRORS, is_about_the_signature, is_wordless, translate
+from hashmill.storage.faults import LIBRARY_ERRORS, NO_XML_OF_S3, is_about_the_signature, is_wordless, translate
 from hashmill.storage.link import Link
 from hashmill.storage.sign import signed_get
 from hashmill.storage.stream import Body, ByteStream
@@ -36,15 +36,17 @@ _OFFLINE_CLASSES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """known: S3 API reference, x-amz-storage-class; GLACIER_IR is on-line."""
 
 _ERRORS: Final = create_parser("rest-xml")
-_NO_XML_OF_S3: Final = (AttributeError, LookupError, TypeError, ValueError, ResponseParserError)
-"""What botocore's parser raises over a body that is XML and no error of S3."""
 
 
-async def head_object(link: Link, place: ObjectPlace) -> ObjectHead:
-    """Return what HEAD says. Raises `ObjectOffline` and `ConfigFault`; lets the errors of the libraries through."""
+async def head_object(link: Link, place: ObjectPlace, *, even_offline: bool = False) -> ObjectHead:
+    """Return what HEAD says, `even_offline` of an object that cannot be read now.
+
+    Raises `ObjectOffline` and `ConfigFault`; lets the errors of the libraries through.
+    """
     asked = {"ChecksumMode": "ENABLED"} if link.checksums else {}
     answer = await link.client.head_object(Bucket=place.bucket, Key=place.key, **asked)
-    _refuse_offline(answer, place)
+    if not even_offline:
+        _refuse_offline(answer, place)
     if not answer.get("ETag") or "ContentLength" not in answer:
         raise ConfigFault(f"{place}: HEAD was answered without ETag or length; is s3.endpoint_url an S3 server?")
     version_id = answer.get("VersionId")
@@ -208,7 +210,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ClientError:
     headers = plain_headers(response)
     body = await first_bytes(response)
     parsed: dict[str, Any] = {}
-    with contextlib.suppress(*_NO_XML_OF_S3):
+    with contextlib.suppress(*NO_XML_OF_S3):
         parsed = _ERRORS.parse({"status_code": response.status, "headers": headers, "body": body}, None)
     told = parsed.get("Error")
     if not (isinstance(told, dict) and isinstance(told.get("Code"), str)):

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from hashmill.domain.checksums import PARTS_MAX, PartSizes, StoredChecksum
 from hashmill.storage.config import ObjectHead, ObjectPlace, printable
-from hashmill.storage.faults import LIBRARY_ERRORS, translate
+from hashmill.storage.faults import LIBRARY_ERRORS, NO_XML_OF_S3, translate
 from hashmill.storage.link import Link
 
 _KNOWN: Final = (
@@ -29,8 +29,8 @@ _KNOWN: Final = (
 """Header, our name, bytes. known: the API reference; those of xxHash, newer than the rest, are left alone."""
 _VALUE_MAX_CHARS: Final = 128
 _OF_PARTS: Final = re.compile(r'-([1-9]\d{0,5})"?\Z', re.ASCII)
-_PAGE: Final = 1000
-"""known: the API reference, most parts in one answer."""
+_PAGE: Final = 250
+"""Parts in one answer: so many are below what is read of an answer that is no object."""
 _PAGES_MAX: Final = PARTS_MAX // _PAGE + 1
 
 
@@ -71,7 +71,7 @@ def _stored(algorithm: str, size_bytes: int, text: str, kind: str, etag: str) ->
 
 
 async def part_sizes(link: Link, place: ObjectPlace, head: ObjectHead, parts: int) -> PartSizes:
-    """Return how long each of the `parts` of this very object is, or why that is not known; asks once for each 1000.
+    """Return how long each of the `parts` of this very object is, or why that is not known.
 
     Another right is needed for it (known: s3:GetObjectAttributes), and few other servers know the question.
     """
@@ -88,6 +88,8 @@ async def part_sizes(link: Link, place: ObjectPlace, head: ObjectHead, parts: in
             )
         except LIBRARY_ERRORS as error:
             return PartSizes(reason=f"the sizes of the parts are not told: {printable(translate(error, place), 300)}")
+        except NO_XML_OF_S3:
+            return PartSizes(reason="the sizes of the parts are not told: the answer is not S3's")
         if str(answer.get("ETag", "")).strip('"') != head.etag.strip('"'):
             return PartSizes(reason="the sizes of the parts are not told: another object has its place by now")
         page = (answer.get("ObjectParts") or {}).get("Parts") or []

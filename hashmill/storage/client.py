@@ -71,15 +71,19 @@ class Storage:
         self._links.clear()
         await self._open.aclose()
 
-    async def head(self, config: StorageConfig, bucket: str, key: str) -> ObjectHead:
-        """Return what the server says of the object now.
+    async def head(self, config: StorageConfig, bucket: str, key: str, *, even_offline: bool = False) -> ObjectHead:
+        """Return what the server says of the object now; `even_offline` also where it could not be read now.
 
         Raises `ObjectMissing`, `ObjectForbidden`, `ObjectOffline` (also when HEAD only says that a GET would fail),
         `StorageThrottled`, `StorageTimeout`, `ConfigFault`, `SigningRefused`.
         """
         place = _place(bucket, key)
         link = await self._link(config)
-        return await self._retry.in_place(place, lambda: in_words(link, place, lambda: head_object(link, place)))
+
+        def ask() -> Awaitable[ObjectHead]:
+            return head_object(link, place, even_offline=even_offline)
+
+        return await self._retry.in_place(place, lambda: in_words(link, place, ask))
 
     async def parts(self, config: StorageConfig, bucket: str, key: str, head: ObjectHead, count: int) -> PartSizes:
         """Return how long each of the object's `count` parts is, or why that is not known; asks without patience.

@@ -14,6 +14,7 @@ from botocore.exceptions import (
     HTTPClientError,
     MetadataRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 
 from hashmill.domain.errors import (
     ConfigFault,
@@ -31,6 +32,9 @@ from hashmill.storage.config import ObjectPlace, printable
 LIBRARY_ERRORS: Final = (BotoCoreError, ClientError, aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 """What a request can raise. OSError holds time-outs, refused connections and unknown host names; ValueError is what
 aiohttp says of a header it cannot write."""
+
+NO_XML_OF_S3: Final = (AttributeError, LookupError, TypeError, ValueError, ResponseParserError)
+"""What botocore's parser raises over a body that is XML and not S3's, or none at all."""
 
 # known: the S3 API reference, "Error responses"; a HEAD has no body, so botocore gives its status as the code.
 _MISSING: Final = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion"})

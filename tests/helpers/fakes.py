@@ -172,7 +172,7 @@ class FakeStorage:
         await asyncio.sleep(0)
         return not (self.away or self.mute)
 
-    async def head(self, config: StorageConfig, bucket: str, key: str) -> ObjectHead:
+    async def head(self, config: StorageConfig, bucket: str, key: str, *, even_offline: bool = False) -> ObjectHead:
         self.tried += 1
         body = self._body(key)
         return ObjectHead(
