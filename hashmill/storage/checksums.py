@@ -86,10 +86,10 @@ async def part_sizes(link: Link, place: ObjectPlace, head: ObjectHead, parts: in
                 MaxParts=_PAGE,
                 PartNumberMarker=marker,
             )
-        except LIBRARY_ERRORS as error:
-            return PartSizes(reason=f"the sizes of the parts are not told: {printable(translate(error, place), 300)}")
         except NO_XML_OF_S3:
             return PartSizes(reason="the sizes of the parts are not told: the answer is not S3's")
+        except LIBRARY_ERRORS as error:
+            return PartSizes(reason=f"the sizes of the parts are not told: {printable(translate(error, place), 300)}")
         if str(answer.get("ETag", "")).strip('"') != head.etag.strip('"'):
             return PartSizes(reason="the sizes of the parts are not told: another object has its place by now")
         page = (answer.get("ObjectParts") or {}).get("Parts") or []
