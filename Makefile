@@ -11,7 +11,7 @@ export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test sim fuzz fault soak bench bench-kernel bench-peers demo up docs lock clean
+.PHONY: help setup check test sim fuzz fault soak bench bench-kernel bench-one bench-many bench-small bench-scale bench-report bench-peers demo up docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -45,8 +45,8 @@ check: $(READY) ## format, lint, types, floors, locks
 test: $(READY) ## the whole suite but the faults, on servers it starts itself (ARGS="-k name" narrows it)
 	$(BIN)/pytest $(ARGS)
 
-sim: $(READY) ## simulated worlds, one per seed (SEEDS=100000, FIRST=n; SEED=n tells the story of one)
-	$(BIN)/python -m tests.sim.run $(if $(SEED),--seed $(SEED)$(if $(MUTATION), --mutation $(MUTATION)),--seeds $(or $(SEEDS),2000) --first $(or $(FIRST),1))
+sim: $(READY) ## simulated worlds, one per seed (SEEDS=100000, FIRST=n, HUGE=50: with 5 TB; SEED=n, HUGE_SEED=n: the story of one)
+	$(BIN)/python -m tests.sim.run $(if $(SEED),--seed $(SEED)$(if $(MUTATION), --mutation $(MUTATION)),$(if $(HUGE_SEED),--huge-seed $(HUGE_SEED),--seeds $(or $(SEEDS),2000) --huge $(or $(HUGE),6) --first $(or $(FIRST),1)))
 
 fuzz: $(READY) ## the native kernel against hashlib: CASES=1000000 as built, then 100000 under the sanitizers (SEED=n)
 	$(BIN)/python -m tests.fuzz.run --cases $(or $(CASES),1000000) --seed $(or $(SEED),1)
@@ -58,8 +58,7 @@ fault: $(READY) ## kills, cuts and refusals, one row after the other, their tabl
 soak: $(READY) ## faults of every kind at random for HOURS=n, then the checker (SEED=n chooses the same ones again)
 	$(BIN)/python -m tests.fault.soak --hours $(or $(HOURS),1) $(if $(SEED),--seed $(SEED))
 
-bench: $(READY) ## the benchmarks, one after the other
-	@for question in benchmarks/bench_*.py; do echo "$$question"; $(BIN)/python -m benchmarks.$$(basename $$question .py) || exit 1; done
+bench: bench-kernel bench-one bench-many bench-small bench-scale ## all of these in minutes; FULL=1 at full size, into benchmarks/results/
 
 bench-peers: $(PEERS)/.ready ## boto3, awscli, rclone and what draws the plots, in an environment of their own
 
@@ -70,6 +69,26 @@ $(PEERS)/.ready: benchmarks/peers.txt $(READY)
 
 bench-kernel: $(READY) ## the native kernel beside hashlib, into benchmarks/results/kernel.json
 	$(BIN)/python -m benchmarks.bench_kernel
+
+# Under `make bench` without FULL=1 the sizes shrink; each target by itself is of full size unless told otherwise.
+QUICK := $(if $(filter bench,$(MAKECMDGOALS)),$(if $(filter-out 0,$(FULL)),,1))
+CONTEST = $(BIN)/python -m benchmarks.contest
+SHAPE = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(LEDGER),--ledger $(LEDGER)) $(if $(MESSAGES),--messages $(MESSAGES))
+
+bench-one: $(PEERS)/.ready ## 1 object of 4 GiB: ours, the seed's loop, rclone, aws, the limits (SIZE_GIB=n, TLS=no, ROUNDS=n)
+	$(CONTEST) one --tls $(or $(TLS),both) --size-mib $$(( $(or $(SIZE_GIB),$(if $(QUICK),1,4)) * 1024 )) $(SHAPE)
+
+bench-many: $(PEERS)/.ready ## 64 objects of 64 MiB, the same (FILES=n, TLS=, ROUNDS=)
+	$(CONTEST) many --tls $(or $(TLS),both) --files $(or $(FILES),$(if $(QUICK),16,64)) $(SHAPE)
+
+bench-small: $(PEERS)/.ready ## 20,000 objects of 4 KiB, the same, with ledger and reports (FILES=, LEDGER=sqlite, MESSAGES=per_digest)
+	$(CONTEST) small --tls $(or $(TLS),no) --files $(or $(FILES),$(if $(QUICK),4000,20000)) $(if $(QUICK),--rounds 3) $(SHAPE)
+
+bench-scale: $(PEERS)/.ready ## the cost of a file from 1,000 to 100,000 of them; FULL=1 to a million (MOST=n, LEDGER=)
+	$(BIN)/python -m benchmarks.growth --most $(or $(MOST),$(if $(filter-out 0,$(FULL)),1000000,$(if $(QUICK),10000,100000))) $(if $(LEDGER),--ledger $(LEDGER))
+
+bench-report: $(PEERS)/.ready ## tables and plots of docs/performance.md from benchmarks/results/
+	$(BIN)/python -m benchmarks.report
 
 demo: $(READY) ## one event from the trigger to the proof (KEEP=1 leaves it running)
 	$(BIN)/hashmill demo $(if $(filter-out 0 no false,$(KEEP)),--keep)

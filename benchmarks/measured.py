@@ -167,7 +167,7 @@ class RssWatch:
         return self._most_mib
 
     def _look(self) -> None:
-        while not self._ended.wait(WATCH_EVERY_S):
+        while not self._ended.wait(WATCH_EVERY_S if self._most_mib else 0.01):
             for pid in _tree(self._pid, _processes()[0]):
                 with suppress(OSError, ValueError):  # it has ended since
                     self._most_mib = max(self._most_mib, peak_rss_mib(pid))

@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from benchmarks.measured import CpuMeter, Digests, RssWatch, Taken, peak_rss_mib
 from benchmarks.source import Shelf, Source
 
 PEERS: Final = HOME / ".venv-peers" / "bin"
+PATIENCE_S: Final = 1800.0
+"""A command that takes longer is ended, and the benchmark fails."""
 ALGORITHMS: Final = ("md5", "sha1", "sha256")
 
 
@@ -96,9 +100,13 @@ class Commands:
                 stdout=out,
                 cwd=self._folder.name,
                 env=self._environ,
+                start_new_session=True,
             )
             rss = RssWatch(child.pid)
+            too_long = threading.Timer(PATIENCE_S, os.killpg, (child.pid, signal.SIGKILL))
+            too_long.start()
             _, status, usage = os.wait4(child.pid, 0)
+            too_long.cancel()
             child.returncode = os.waitstatus_to_exitcode(status)
         wall_s = time.perf_counter() - began_s
         if child.returncode:
@@ -155,6 +163,7 @@ def rclone(source: Source, shelf: Shelf, *algorithms: str) -> Commands:
     options = {
         "config": os.devnull,
         "s3-provider": "Other",
+        "s3-list-version": "2",
         "s3-endpoint": source.endpoint_url,
         "s3-access-key-id": source.access_key_id,
         "s3-secret-access-key": source.secret_access_key,

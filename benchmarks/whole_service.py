@@ -43,6 +43,10 @@ class WholeService:
         """Return the same service at work on another container."""
         return WholeService(self._service, shelf, self._groups)
 
+    def pids(self, group: str) -> Sequence[int]:
+        """Return the processes of a group."""
+        return self._groups[group]
+
     def scan(self) -> None:
         """Let LABDRIVE find the container's objects."""
         self._service.ask_sandbox("POST", f"/sandbox/containers/{self.shelf.container}/scan")
