@@ -25,7 +25,7 @@ from benchmarks.peers import PEERS
 from benchmarks.source import Shelf, Source
 from benchmarks.whole_service import whole_service
 
-RATE_HZ: Final = 200
+RATE_HZ: Final = 100
 _FRAME: Final = re.compile(r"^(.*) \((.*?)(?::\d+)?\)$")
 
 
@@ -64,7 +64,7 @@ def spy(role: str, pid: int) -> subprocess.Popen[bytes]:
     out.unlink(missing_ok=True)
     words = ["record", "--pid", str(pid), "--rate", str(RATE_HZ), "--format", "raw", "--output", str(out)]
     return subprocess.Popen(
-        [PEERS / "py-spy", *words, "--duration", "3600", "--nonblocking"],
+        [PEERS / "py-spy", *words, "--duration", "3600"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
