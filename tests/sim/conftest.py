@@ -14,6 +14,7 @@ import pytest
 from hashmill.home import app_home
 
 SEEDS = 2000
+HUGE_SEEDS = 2
 ASKS_FOR_THEM = "lived"
 NICE = 19
 _BEGUN = pytest.StashKey[tuple["subprocess.Popen[bytes]", IO[bytes]]]()
@@ -24,7 +25,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if any(ASKS_FOR_THEM in getattr(item, "fixturenames", ()) for item in session.items):
         said = tempfile.TemporaryFile()  # noqa: SIM115 - open until the tests end
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.sim.run", "--seeds", str(SEEDS)],
+            [sys.executable, "-m", "tests.sim.run", "--seeds", str(SEEDS), "--huge", str(HUGE_SEEDS)],
             cwd=app_home(),
             stdout=said,
             stderr=subprocess.STDOUT,

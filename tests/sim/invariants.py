@@ -15,7 +15,6 @@ from hashmill.domain.event import event_digest
 from hashmill.domain.job import FileState, JobStatus, OutboxState, ReportKind, RunState
 from hashmill.ledger import entries, tables
 from tests.sim.neighbours import Effect, Thing
-from tests.sim.worker import RULES
 from tests.sim.world import Posted, World
 
 TRANSIENT = {
@@ -171,8 +170,8 @@ def each_digest_equals_an_independent_one(evidence: Evidence) -> Iterator[str]:
             names = json.loads(run.algorithms)
             if body is None or told != {name: hashlib.new(name, body).hexdigest() for name in names}:
                 yield f"file {file.file_no} of {run.run_id} ({file.path}): {told}"
-            elif file.size_bytes != len(body):
-                yield f"file {file.file_no} of {run.run_id} has {file.size_bytes} bytes, not {len(body)}"
+            elif thing and file.size_bytes != thing.size_of(file.etag):
+                yield f"file {file.file_no} of {run.run_id} has {file.size_bytes} bytes, not {thing.size_of(file.etag)}"
 
 
 @check
@@ -182,7 +181,7 @@ def a_file_fails_only_for_what_was_wrong(evidence: Evidence) -> Iterator[str]:
             thing = evidence.thing_of(run, file)
             name = f"file {file.file_no} of {run.run_id} ({file.path})"
             if file.state == FileState.DEAD:
-                if thing is None or not (thing.kills or thing.deaths >= RULES.lost_leases_max):
+                if thing is None or not (thing.kills or thing.deaths >= evidence.world.rules.lost_leases_max):
                     yield f"{name} is dead, but innocent: {file.error_detail}"
             elif file.state == FileState.FAILED:
                 if thing is None or file.file_id is None or not file.path:
@@ -190,7 +189,7 @@ def a_file_fails_only_for_what_was_wrong(evidence: Evidence) -> Iterator[str]:
                         yield f"{name} is not known to LABDRIVE, but is"
                     continue
                 strikes = thing.strikes[file.error_class]
-                enough = RULES.attempts_max if file.error_class in TRANSIENT else 1
+                enough = evidence.world.rules.attempts_max if file.error_class in TRANSIENT else 1
                 if not strikes or sum(thing.strikes.values()) < enough:
                     yield f"{name} failed with {file.error_class} after {dict(thing.strikes)}: {file.error_detail}"
 

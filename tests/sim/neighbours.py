@@ -155,6 +155,9 @@ class Thing:
     def etag(self) -> str:
         return list(self.versions)[-1]
 
+    def size_of(self, etag: str) -> int:
+        return len(self.versions[etag])
+
     def overwrite(self, body: bytes) -> None:
         self.versions[f'"{len(self.versions)}-{hashlib.sha256(body).hexdigest()[:8]}"'] = body
 
@@ -181,7 +184,7 @@ class SimStorage:
 
     async def head(self, config: Any, bucket: str, key: str) -> ObjectHead:
         thing = await self._found(key)
-        return ObjectHead(size_bytes=len(thing.versions[thing.etag]), etag=thing.etag)
+        return ObjectHead(size_bytes=thing.size_of(thing.etag), etag=thing.etag)
 
     @asynccontextmanager
     async def open(
@@ -195,9 +198,9 @@ class SimStorage:
         pin: ObjectHead | None = None,
     ) -> AsyncIterator["SimObject"]:
         thing = await self._found(key)
-        head = ObjectHead(size_bytes=len(thing.versions[thing.etag]), etag=thing.etag)
+        head = ObjectHead(size_bytes=thing.size_of(thing.etag), etag=thing.etag)
         if pin is not None and pin.etag != head.etag:
-            raise _struck(thing, ObjectChanged(f"{key} was replaced"))
+            raise struck(thing, ObjectChanged(f"{key} was replaced"))
         yield SimObject(head=head, blocks=lambda: self._blocks(key, head, start_byte))
 
     async def _blocks(self, key: str, head: ObjectHead, start_byte: int) -> AsyncIterator[memoryview]:
@@ -216,7 +219,7 @@ class SimStorage:
         await self._pause()
         self._may_fail(thing)
         if thing.etag != head.etag:
-            raise _struck(thing, ObjectChanged(f"{key} was replaced"))
+            raise struck(thing, ObjectChanged(f"{key} was replaced"))
         yield memoryview(body[middle:])
 
     async def _found(self, key: str) -> Thing:
@@ -225,11 +228,11 @@ class SimStorage:
         self._may_fail(thing)
         match thing.nature:
             case "missing":
-                raise _struck(thing, ObjectMissing(key))
+                raise struck(thing, ObjectMissing(key))
             case "offline":
-                raise _struck(thing, ObjectOffline(key))
+                raise struck(thing, ObjectOffline(key))
             case "forbidden":
-                raise _struck(thing, ObjectForbidden(key))
+                raise struck(thing, ObjectForbidden(key))
         return thing
 
     async def _pause(self) -> None:
@@ -239,9 +242,9 @@ class SimStorage:
     def _may_fail(self, thing: Thing) -> None:
         world = self._world
         if world.storage_away:
-            raise _struck(thing, StorageTimeout("no answer"))
+            raise struck(thing, StorageTimeout("no answer"))
         if world.happens("storage_fails"):
-            raise _struck(
+            raise struck(
                 thing,
                 world.chance.choice(
                     (
@@ -253,7 +256,7 @@ class SimStorage:
             )
 
 
-def _struck(thing: Thing, error: HashmillError) -> HashmillError:
+def struck(thing: Thing, error: HashmillError) -> HashmillError:
     thing.strikes[error.error_class] += 1
     return error
 
@@ -271,7 +274,7 @@ class SimTrial:
         self._tools = MillTools(
             process=tools.process,
             rules=tools.rules,
-            storage=SimStorage(world, body, self._end),  # type: ignore[arg-type]
+            storage=world.storage(world, body, self._end),  # type: ignore[arg-type]
             engine=tools.engine,
             place_of=tools.place_of,
             draining=tools.draining,

@@ -1,7 +1,7 @@
 """
 Runs seeds: many beside each other, or one with its story.
 
-    make sim SEEDS=100000        make sim SEED=1234
+    make sim SEEDS=100000 HUGE=50        make sim SEED=1234        make sim HUGE_SEED=5
 """
 
 import argparse
@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from tests.sim.huge import HugeWorld, broken_huge, huge_plan_of, lived_huge
 from tests.sim.invariants import broken
 from tests.sim.ledger import Database
 from tests.sim.mutations import MUTATIONS
@@ -32,6 +33,7 @@ class Result:
     seed: int
     broken: tuple[str, ...]
     trace_hash: str
+    huge: bool = False
 
 
 class _Here:
@@ -45,15 +47,25 @@ def result_of(seed: int, *, mutation: str | None = None) -> tuple[Result, World]
     with taken.applied() if taken else nullcontext():
         world = lived(_Here.database, seed, surely=taken.surely if taken else None)
         faults = tuple(broken(world))
-    told = hashlib.blake2b(repr(world.trace).encode(), digest_size=16).hexdigest()
-    return Result(seed=seed, broken=faults, trace_hash=told), world
+    return Result(seed=seed, broken=faults, trace_hash=_hash_of(world)), world
 
 
-def results_of(seeds: Sequence[int], mutation: str | None = None) -> list[Result]:
+def huge_result_of(seed: int) -> tuple[Result, HugeWorld]:
+    """Live the world of `seed` that has a file of 5 TB in it."""
+    _Here.database = _Here.database or Database()
+    world = lived_huge(_Here.database, huge_plan_of(seed))
+    return Result(seed=seed, broken=tuple(broken_huge(world)), trace_hash=_hash_of(world), huge=True), world
+
+
+def _hash_of(world: World) -> str:
+    return hashlib.blake2b(repr(world.trace).encode(), digest_size=16).hexdigest()
+
+
+def results_of(seeds: Sequence[int], *, huge: bool = False) -> list[Result]:
     # A tenth of the time would go into looking for garbage of which there is little.
     gc.disable()
     try:
-        return [result_of(seed, mutation=mutation)[0] for seed in seeds]
+        return [(huge_result_of if huge else result_of)(seed)[0] for seed in seeds]
     finally:
         gc.enable()
         gc.collect()
@@ -69,15 +81,16 @@ def pool(workers: int | None = None) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn"))
 
 
-def run_all(first: int, seeds: int) -> Iterator[Result]:
+def run_all(first: int, seeds: int, *, huge: bool = False) -> Iterator[Result]:
     """Yield the results of `seeds` seeds from `first`, in no order."""
-    starts = iter(range(first, first + seeds, CHUNK))
+    at_once = 1 if huge else CHUNK
+    starts = iter(range(first, first + seeds, at_once))
     with pool() as processes:
         under_way: set[Future[list[Result]]] = set()
         while True:
             while len(under_way) < 2 * (os.cpu_count() or 1) and (start := next(starts, None)) is not None:
-                chunk = range(start, min(start + CHUNK, first + seeds))
-                under_way.add(processes.submit(results_of, chunk))
+                chunk = range(start, min(start + at_once, first + seeds))
+                under_way.add(processes.submit(results_of, chunk, huge=huge))
             if not under_way:
                 return
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
@@ -87,7 +100,9 @@ def run_all(first: int, seeds: int) -> Iterator[Result]:
 
 def told(result: Result) -> str:
     """Return what a person needs to repeat a broken seed."""
-    return "\n".join([f"make sim SEED={result.seed}", *(f"    {fault}" for fault in result.broken)])
+    return "\n".join(
+        [f"make sim {'HUGE_' if result.huge else ''}SEED={result.seed}", *(f"    {fault}" for fault in result.broken)]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,29 +110,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=2000)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--seed", type=int, help="live this one and tell its story")
+    parser.add_argument("--huge", type=int, default=0, help="then so many worlds with a file of 5 TB")
+    parser.add_argument("--huge-seed", type=int, help="live this one and tell its story")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="with --seed: without this protection")
     asked = parser.parse_args(arguments)
     if asked.seed is not None:
-        return _one(asked.seed, asked.mutation)
-    started = shown = time.monotonic()
-    bad = 0
-    for count, result in enumerate(run_all(asked.first, asked.seeds), start=1):
-        if result.broken:
-            bad += 1
-            print(told(result), flush=True)
-        if (now := time.monotonic()) - shown > 5 or count == asked.seeds:
-            shown = now
-            pace = count / (now - started)
-            print(f"{count} of {asked.seeds} seeds, {bad} broken, {pace:.1f} seeds/s", file=sys.stderr, flush=True)
+        return _one(*result_of(asked.seed, mutation=asked.mutation))
+    if asked.huge_seed is not None:
+        return _one(*huge_result_of(asked.huge_seed))
+    bad = _many(asked.first, asked.seeds, huge=False) + _many(asked.first, asked.huge, huge=True)
     return 1 if bad else 0
 
 
-def _one(seed: int, mutation: str | None) -> int:
-    result, world = result_of(seed, mutation=mutation)
+def _many(first: int, seeds: int, *, huge: bool) -> int:
+    """Live the seeds, say what is broken and how far it is, and return how many are broken."""
+    started = shown = time.monotonic()
+    bad, what = 0, "huge seeds" if huge else "seeds"
+    for count, result in enumerate(run_all(first, seeds, huge=huge), start=1):
+        if result.broken:
+            bad += 1
+            print(told(result), flush=True)
+        if (now := time.monotonic()) - shown > 5 or count == seeds:
+            shown = now
+            pace = count / (now - started)
+            print(f"{count} of {seeds} {what}, {bad} broken, {pace:.2g} seeds/s", file=sys.stderr, flush=True)
+    return bad
+
+
+def _one(result: Result, world: World) -> int:
     rates = {fault: round(rate, 2) for fault, rate in world.plan.rates.items() if rate}
     for line in world.trace if not result.broken else world.trace[-TAIL:]:
         print(*(part for part in line if part != ""))
-    print(f"seed {seed}: {len(world.trace)} lines, trace {result.trace_hash}, faults {rates}")
+    print(f"seed {result.seed}: {len(world.trace)} lines, trace {result.trace_hash}, faults {rates}")
     print(told(result) if result.broken else "nothing is broken")
     return 1 if result.broken else 0
 

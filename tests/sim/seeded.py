@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 KEY_BASE_S, KEY_CAP_S = 1.0, 4.0
-SWEEP_EVERY_S = 3.0
-POLL_MAX_S = 3.0
 
 
 class _Listener(logging.Handler):
@@ -70,10 +68,10 @@ def seeded(world: "World") -> Iterator[None]:
             patch.object(entries, "secrets", type("dice", (), {"randbits": staticmethod(dice.getrandbits)})),
             patch.object(entries, "_entry_ids", _EntryIds()),
             patch.object(hash_files_step, "_claims", itertools.count()),
-            patch.object(lead_step, "SWEEP_EVERY_S", SWEEP_EVERY_S),
+            patch.object(lead_step, "SWEEP_EVERY_S", world.look_every_s),
             patch.object(gates_step, "KEY_BASE_S", KEY_BASE_S),
             patch.object(gates_step, "KEY_CAP_S", KEY_CAP_S),
-            patch.object(lead_step, "POLL_MAX_S", POLL_MAX_S),
+            patch.object(lead_step, "POLL_MAX_S", world.look_every_s),
         ):
             yield
     finally:

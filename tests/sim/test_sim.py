@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from hashmill.home import app_home
-from tests.sim.conftest import SEEDS
+from tests.sim.conftest import HUGE_SEEDS, SEEDS
 from tests.sim.mutations import MUTATIONS
 from tests.sim.run import first_broken, pool
 
@@ -62,3 +62,4 @@ def test_every_world_comes_to_rest_and_nothing_is_broken(lived: Callable[[], tup
 
     assert status == 0, said
     assert f"{SEEDS} of {SEEDS} seeds, 0 broken" in said
+    assert f"{HUGE_SEEDS} of {HUGE_SEEDS} huge seeds, 0 broken" in said

@@ -16,7 +16,7 @@ from hashmill.ledger.seal import Sealer
 from hashmill.storage.config import StorageConfig
 from tests.sim.engine import BEGIN_S, Body, Fate
 from tests.sim.ledger import SimLedger
-from tests.sim.neighbours import Message, SimLabdrive, SimQueue, SimStorage, SimTrial
+from tests.sim.neighbours import Message, SimLabdrive, SimQueue, SimTrial
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -62,13 +62,13 @@ class Worker:
         )
         self.tickets: dict[asyncio.Task[None], Message] = {}
         self.stop = asyncio.Event()
-        self.engine = HashEngine(1, 1_048_576)
-        storage = SimStorage(world, self.body, lambda: world.kill(self))
+        self.engine = HashEngine(1, world.inline_max_bytes)
+        storage = world.storage(world, self.body, lambda: world.kill(self))
         self.tools = WorkTools(
             ledger=cast(Any, SimLedger(world, self.body)),
             queue=cast(Any, SimQueue(world, self.body)),
             sealer=SEALER,
-            rules=RULES,
+            rules=world.rules,
             process=name,
             labdrive=cast(Any, SimLabdrive(world, self.body)),
             storage=cast(Any, storage),
@@ -79,7 +79,14 @@ class Worker:
             clock_s=self.body.clock_s,
             presence={"slots": world.plan.slots, "host": "sim"},
         )
-        mill = MillTools(process=name, rules=RULES, storage=cast(Any, storage), engine=self.engine, place_of=place_of)
+        mill = MillTools(
+            process=name,
+            rules=world.rules,
+            storage=cast(Any, storage),
+            engine=self.engine,
+            place_of=place_of,
+            clock_s=self.body.clock_s,
+        )
         object.__setattr__(self.tools, "trial", SimTrial(world, mill, self.body))
         loop = world.loop
         self.leading = loop.start(self.body, self._duty("lead", lead(self.tools, self.stop)))

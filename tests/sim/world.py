@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from hashmill.domain.secret import Secret
 from hashmill.domain.work import ClaimedFile, Ticket
 from hashmill.flow.accept import accept
 from hashmill.flow.replay import ReplayRequest, replay
-from hashmill.flow.tools import DoorTools
+from hashmill.flow.tools import DoorTools, Rules
 from hashmill.ledger import tables
 from tests.sim.engine import Body, Fate, VirtualLoop
 from tests.sim.ledger import Database, SimLedger
@@ -32,6 +32,7 @@ from tests.sim.neighbours import (
     Broker,
     Labdrive,
     SimQueue,
+    SimStorage,
     Thing,
 )
 from tests.sim.plan import Plan, plan_of
@@ -60,6 +61,12 @@ class Posted:
 
 class World:
     """Everything of one seed. `run` lives it; then `trace`, `bugs`, `labdrive`, `posted` and the ledger tell of it."""
+
+    rules: Rules = RULES
+    storage: type[SimStorage] = SimStorage
+    inline_max_bytes = 1_048_576
+    look_every_s = 3.0
+    """How often the leader sweeps, and the others look whether anybody leads."""
 
     def __init__(self, database: Database, plan: Plan) -> None:
         self.plan = plan
@@ -126,17 +133,11 @@ class World:
             self.loop.close()
 
     async def _live(self) -> None:
-        plan, chance = self.plan, self.chance
+        plan = self.plan
         self._populate()
         for _ in range(plan.processes):
             self._start_worker()
-        for posted in self.posted:
-            often = chance.randrange(1, 5) if plan.has("posted_often") else 1
-            at_s = chance.uniform(0.0, 0.6 * plan.horizon_s)
-            self._begin_s.append(at_s)
-            for _ in range(often):
-                late_s = at_s + (0.0 if chance.random() < 0.5 else chance.uniform(0.0, plan.horizon_s))
-                self._post_later(late_s, posted)
+        self._post_all()
         self._befall()
         ends_s = self.loop.time() + plan.horizon_s
         while (left_s := ends_s - self.loop.time()) > 0:
@@ -227,27 +228,26 @@ class World:
                 refs.add(ref)
         if not (ids or paths):
             refs = {file.file_id for file in files}
-        public = {
-            "api_url": API,
-            "container_id": container,
-            "user_id": "1",
-            "job_id": f"job{number}",
-            "file_ids": ids,
-            "file_paths": paths,
-            "trigger_id": "0",
-            "trigger_type": "",
-            "trigger_regex": "",
-            "function_id": "0",
-            "function_key": "",
-            "function_params": {},
-            "algorithms": chance.choice((["md5"], ["sha256", "md5"])),
-            "priority": chance.randrange(10),
-            "mode": "hash",
-        }
-        event = from_public(public, key_user=Secret("key"))
+        event = event_of(
+            container,
+            file_ids=ids,
+            file_paths=paths,
+            algorithms=chance.choice((["md5"], ["sha256", "md5"])),
+            priority=chance.randrange(10),
+        )
         return Posted(key=f"event {number}", event=event, refs=frozenset(refs), unknown=frozenset(unknown))
 
     # --- what people do
+
+    def _post_all(self) -> None:
+        plan, chance = self.plan, self.chance
+        for posted in self.posted:
+            often = chance.randrange(1, 5) if plan.has("posted_often") else 1
+            at_s = chance.uniform(0.0, 0.6 * plan.horizon_s)
+            self._begin_s.append(at_s)
+            for _ in range(often):
+                late_s = at_s + (0.0 if chance.random() < 0.5 else chance.uniform(0.0, plan.horizon_s))
+                self._post_later(late_s, posted)
 
     def _post_later(self, after_s: float, posted: Posted) -> None:
         body = Body(f"door{len(self.bodies)}")
@@ -274,7 +274,7 @@ class World:
             ledger=cast(Any, SimLedger(self, body)),
             queue=cast(Any, SimQueue(self, body)),
             sealer=SEALER,
-            rules=RULES,
+            rules=self.rules,
             process=body.name,
         )
 
@@ -364,7 +364,7 @@ class World:
 
     def _freeze(self) -> None:
         if self.faulty and (worker := self._some_worker()):
-            lasts_s = RULES.file_lease_s * self.chance.choice((0.3, 1.5, 2.0, 3.0))
+            lasts_s = self.rules.file_lease_s * self.chance.choice((0.3, 1.5, 2.0, 3.0))
             self.note(worker.body.name, "stopped for", lasts_s)
             self.loop.stop_body(worker.body)
             self.loop.apart(lasts_s, self._thaw, worker)
@@ -432,7 +432,7 @@ class World:
         found = {(row.run_id, row.file_no) for row in rows}
         self._lapsed_since = {file: self._lapsed_since.get(file, now_s) for file in sorted(found)}
         for file, since_s in self._lapsed_since.items():
-            if now_s - max(since_s, self._excused_until_s) > 2 * RULES.file_lease_s:
+            if now_s - max(since_s, self._excused_until_s) > 2 * self.rules.file_lease_s:
                 told = f"file {file[1]} of {file[0]} has been running without a lease since {since_s:.1f}"
                 if told not in self.broken_on_the_way:
                     self.note("world", told)
@@ -444,3 +444,33 @@ def lived(database: Database, seed: int, *, surely: Mapping[str, float] | None =
     world = World(database, plan_of(seed, surely=surely))
     world.live()
     return world
+
+
+def event_of(
+    container: str,
+    *,
+    algorithms: Sequence[str],
+    file_ids: Sequence[str] = (),
+    file_paths: Sequence[str] = (),
+    priority: int = 5,
+    api_url: str = API,
+) -> TriggerEvent:
+    """Return an event for a container; its job has the container's number."""
+    public = {
+        "api_url": api_url,
+        "container_id": container,
+        "user_id": "1",
+        "job_id": f"job{container}",
+        "file_ids": list(file_ids),
+        "file_paths": list(file_paths),
+        "trigger_id": "0",
+        "trigger_type": "",
+        "trigger_regex": "",
+        "function_id": "0",
+        "function_key": "",
+        "function_params": {},
+        "algorithms": list(algorithms),
+        "priority": priority,
+        "mode": "hash",
+    }
+    return from_public(public, key_user=Secret("key"))
