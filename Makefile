@@ -48,8 +48,9 @@ test: $(READY) ## the whole suite but the faults, on servers it starts itself (A
 sim: $(READY) ## simulated worlds, one per seed (SEEDS=100000, FIRST=n, HUGE=50: with 5 TB; SEED=n, HUGE_SEED=n: the story of one)
 	$(BIN)/python -m tests.sim.run $(if $(SEED),--seed $(SEED)$(if $(MUTATION), --mutation $(MUTATION)),$(if $(HUGE_SEED),--huge-seed $(HUGE_SEED),--seeds $(or $(SEEDS),2000) --huge $(or $(HUGE),6) --first $(or $(FIRST),1)))
 
-fuzz: $(READY) ## the native kernel against hashlib: CASES=1000000 as built, then 100000 under the sanitizers (SEED=n)
+fuzz: $(READY) ## against hashlib: CASES=1000000 of the native kernel, 200000 of saved states, 100000 under sanitizers (SEED=n)
 	$(BIN)/python -m tests.fuzz.run --cases $(or $(CASES),1000000) --seed $(or $(SEED),1)
+	$(BIN)/python -m tests.fuzz.run --saved --cases $(or $(SAVED_CASES),200000) --seed $(or $(SEED),1)
 	$(BIN)/python -m tests.fuzz.run --sanitized --cases $(or $(SANITIZED_CASES),100000) --seed $(or $(SEED),1)
 
 fault: $(READY) ## kills, cuts and refusals, one row after the other, their table at the end (ARGS="-k redis" narrows it)

@@ -1,10 +1,11 @@
-"""One random case of the native kernel against hashlib: lengths, cuts, alignment, algorithms, streams, saved states."""
+"""One random case against hashlib: lengths, cuts, alignment, algorithms, streams, saved states."""
 
 import hashlib
 import random
 import zlib
 from typing import Any
 
+from hashmill.hashing import libcrypto, saved
 from hashmill.hashing.fused_check import BITS, EDGES
 
 POOL = random.Random(0).randbytes(1 << 15)
@@ -65,3 +66,28 @@ def _refuse_damage(native: Any, chance: random.Random, state: bytes) -> None:
         return
     assert sealed, "a damaged state was taken up"
     assert restored.export() == bytes(damaged), "a state that was not taken up as it was"
+
+
+def check_saved(seed: int, number: int) -> None:
+    """Try case `number` of `seed` on what can be saved: libcrypto's calls, and the kernel in turn with them.
+
+    Raises AssertionError where it differs from hashlib.
+    """
+    chance = random.Random(seed * 1_000_003 + number)
+    names = [name for name in libcrypto.ALGORITHMS if libcrypto.available(name)]
+    names = chance.sample(names, chance.randint(1, min(3, len(names))))
+    judges = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+    hashers: list[Any] = [libcrypto.Classic(name) for name in names]
+    for _ in range(chance.randint(1, 4)):
+        block = _block(chance)
+        for hasher in hashers:
+            hasher.update(block)
+        for judge in judges.values():
+            judge.update(block)
+        if chance.random() < 0.3:
+            hashers = [type(hasher).restore(hasher.export()) for hasher in hashers]
+        elif chance.random() < 0.5:
+            hashers = list(saved.go_on(names, saved.save(hashers)))
+    for hasher in hashers:
+        for name in hasher.algorithms:
+            assert hasher.hexdigest(name) == judges[name].hexdigest(), f"{name} by {hasher.backend}"

@@ -1,5 +1,5 @@
 """
-Runs cases of the native kernel against hashlib.
+Runs cases of the native kernel, and of what saves states, against hashlib.
 
     make fuzz                       a million cases, then the same code under the sanitizers
     python -m tests.fuzz.run --cases 1 --seed 1 --first 4711        one case again
@@ -15,12 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Any
 
+from hashmill.hashing import libcrypto
 from hashmill.hashing.native.compile import compile_kernel
-from tests.fuzz.cases import check
+from tests.fuzz.cases import check, check_saved
 
 STRICT = ("-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
@@ -33,30 +36,40 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--first", type=int, default=0, help="the number of the first case")
     options.add_argument("--sanitized", action="store_true", help="compile with address and undefined sanitizers first")
+    options.add_argument("--saved", action="store_true", help="cases of libcrypto's calls and of states saved by them")
     options.add_argument("--kernel", type=Path, help="the extension to try, instead of the installed one")
     asked = options.parse_args()
     if asked.sanitized:
         return run_sanitized(asked.cases, asked.seed, asked.first)
+    if asked.saved:
+        return run(check_saved, asked.cases, asked.seed, asked.first, again="--saved ", what=libcrypto.ALGORITHMS)
     native = loaded(asked.kernel)
     if native is None:
         print("no native kernel was built here: nothing to fuzz")
         return 0
     again = "--sanitized " if asked.kernel else ""
-    return run(native, asked.cases, asked.seed, asked.first, again)
+    return run_kernel(native, asked.cases, asked.seed, asked.first, again)
 
 
-def run(native: Any, cases: int, seed: int, first: int = 0, again: str = "") -> int:
+def run_kernel(native: Any, cases: int, seed: int, first: int = 0, again: str = "") -> int:
+    """`run` for an extension."""
+    return run(partial(check, native), cases, seed, first, again=again, what=native.kernels())
+
+
+def run(
+    try_case: Callable[[int, int], None], cases: int, seed: int, first: int = 0, *, again: str, what: Sequence[str]
+) -> int:
     """Try `cases` cases from number `first` on; return 0, or 1 at the first that fails."""
     began = time.process_time()
     for number in range(first, first + cases):
         try:
-            check(native, seed, number)
+            try_case(seed, number)
         except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as fault:
             print(f"differs from hashlib: {type(fault).__name__}: {fault}")
             print(f"again: python -m tests.fuzz.run {again}--cases 1 --seed {seed} --first {number}")
             return 1
     spent_s = time.process_time() - began
-    print(f"{cases} cases of seed {seed} agree with hashlib, {', '.join(native.kernels())}: {spent_s:.1f} s of CPU")
+    print(f"{cases} cases of seed {seed} agree with hashlib, {', '.join(what)}: {spent_s:.1f} s of CPU")
     return 0
 
 

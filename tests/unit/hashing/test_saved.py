@@ -1,6 +1,7 @@
 """Running digests as text: whoever takes them up comes to the same end, or is told that he cannot."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 
@@ -9,14 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashmill.domain.digest import DEFAULT_ALGORITHMS
-from hashmill.hashing import fused, saved
+from hashmill.hashing import fused, libcrypto, saved
 from hashmill.hashing.engine import HashEngine, hashed
 from hashmill.hashing.registry import open_hashers
 
-pytestmark = pytest.mark.skipif(not fused.accelerated(), reason=f"no fast kernel here: {fused.why_not()}")
+pytestmark = pytest.mark.skipif(
+    not saved.can_be_saved(["md5", "sha1", "sha256", "sha512"]), reason="no state can be saved here"
+)
+needs_kernel = pytest.mark.skipif(not fused.accelerated(), reason=f"no fast kernel here: {fused.why_not()}")
 
 ALGORITHMS = st.lists(
-    st.sampled_from(["md5", "sha1", "sha256", "crc32", "crc32c", "crc64nvme"]), min_size=1, unique=True
+    st.sampled_from(["md5", "sha1", "sha224", "sha256", "sha384", "sha512", "crc32", "crc32c", "crc64nvme"]),
+    min_size=1,
+    unique=True,
 )
 
 
@@ -73,10 +79,53 @@ def test_a_state_is_refused_for_other_algorithms() -> None:
             saved.go_on(algorithms, text)
 
 
-@pytest.mark.parametrize("name", ["blake3", "sha512", "xxh3-128", "sha3-256"])
+@pytest.mark.parametrize("name", ["blake3", "blake2b", "xxh3-128", "sha3-256"])
 def test_what_has_no_state_to_be_told_cannot_be_saved(name: str) -> None:
     assert saved.can_be_saved(DEFAULT_ALGORITHMS)
     assert not saved.can_be_saved((*DEFAULT_ALGORITHMS, name))
+    assert saved.without_state((*DEFAULT_ALGORITHMS, name)) == [name]
+
+
+@needs_kernel
+@given(
+    algorithms=ALGORITHMS,
+    parts=st.lists(st.tuples(st.booleans(), st.binary(max_size=300)), min_size=1, max_size=6),
+)
+def test_workers_with_and_without_the_kernel_take_turns(algorithms: list[str], parts: list[tuple[bool, bytes]]) -> None:
+    text = saved.save(saved.begin(algorithms))
+    for is_off, part in parts:
+        with pytest.MonkeyPatch.context() as patch:
+            if is_off:
+                patch.setattr(fused, "available", lambda: False)
+                patch.setattr(fused, "accelerated", lambda: False)
+                patch.setattr(fused, "KERNEL_VERSION", 0)
+            hashers = saved.go_on(algorithms, text)
+            kernels = [hasher for hasher in hashers if isinstance(hasher, fused.Fused)]
+            assert bool(kernels) == (not is_off and bool(set(algorithms) & set(fused.ALGORITHMS)))
+            for hasher in hashers:
+                hasher.update(part)
+            text = saved.save(hashers)
+    whole = open_hashers(algorithms)
+    for other in whole:
+        other.update(b"".join(part for _, part in parts))
+
+    size_bytes = sum(len(part) for _, part in parts)
+    found = hashed(hashers, algorithms, size_bytes=size_bytes)
+    assert found.digests == hashed(whole, algorithms, size_bytes=size_bytes).digests
+
+
+@needs_kernel
+def test_states_of_two_places_are_not_joined() -> None:
+    told = json.loads(saved.save(saved.begin(["md5", "sha1"])))
+    md5 = libcrypto.Classic("md5")
+    md5.update(b"further")
+    told["parts"] = {
+        "md5": base64.b64encode(md5.export()).decode(),
+        "sha1": base64.b64encode(libcrypto.Classic("sha1").export()).decode(),
+    }
+
+    with pytest.raises(ValueError, match="different places"):
+        saved.go_on(["md5", "sha1"], json.dumps(told))
 
 
 async def test_feeding_ends_between_two_blocks_when_it_is_enough() -> None:
