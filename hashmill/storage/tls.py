@@ -29,7 +29,8 @@ class ResumingContext(ssl.SSLContext):
     ) -> ssl.SSLObject:
         host = str(server_hostname)
         # Asked of the connection before, and only now, because TLS 1.3 servers send their tickets after the handshake.
-        if (last := self._last.pop(host, None)) is not None and last.session is not None:
+        # One that still shakes hands has none to be asked for; where there is none, `version` is None (known: ssl).
+        if (last := self._last.pop(host, None)) is not None and last.version() and last.session is not None:
             self._sessions[host] = last.session
         for kept in (self._last, self._sessions):
             while len(kept) > HOSTS_MAX:

@@ -1,5 +1,6 @@
 """The same over TLS, with a certificate authority of the test's own."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -96,3 +97,15 @@ async def test_a_new_connection_resumes_the_session_of_the_one_before(
         assert b"".join([bytes(block) async for block in opened.blocks()]) == BODY
 
     assert (server.connections, server.sessions_resumed) == (3, 2)
+
+
+async def test_connections_that_shake_hands_at_once_do_not_meet_in_the_session(
+    certificate: Path, storage: Storage, server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+
+    async def size_bytes() -> int:
+        async with storage.open(server.config, "bucket", "key") as opened:
+            return sum([len(block) async for block in opened.blocks()])
+
+    assert set(await asyncio.gather(*(size_bytes() for _ in range(12)))) == {len(BODY)}
