@@ -31,7 +31,7 @@ from hashmill.domain.work import ClaimedFile, FileOutcome
 from hashmill.flow import words
 from hashmill.flow.attest import attest
 from hashmill.flow.endpoints import Endpoint, endpoint_of, passage, pause_s, rest_s
-from hashmill.flow.slices import Slice, is_sliced, read_slice
+from hashmill.flow.slices import Slice, is_sliced, read_slice, why_in_one_go
 from hashmill.flow.stored import beside, confirmed, difference, told
 from hashmill.flow.tools import Mill, ObjectPlace, WorkTools
 from hashmill.flow.trial import REST_S, Question, Trial, TrialEnded, TrialGone
@@ -88,15 +88,16 @@ async def read_one(mill: Mill, run: Run, file: ClaimedFile) -> FileOutcome:
         return await attest(mill, run, file, place)
     if is_sliced(mill, run, file):
         return _sliced(mill, run, file, place, await read_slice(mill, run, file, place))
+    how = why_in_one_go(mill, run, file)
     # Two witnesses of the length: the answer itself, and LABDRIVE or HEAD. One alone would take a cut object for whole.
     known = file.size_bytes is not None
     pin = None if known else await mill.storage.head(place.config, place.bucket, place.key)
     read = await _read(mill, run, file, place, pin)
     if not differing(read.compared):
-        return _done(mill, run, file, place, read)
+        return _done(mill, run, file, place, read, **how)
     log.warning("read_again", extra={"run_id": run.run_id, "file_no": file.file_no, "why": difference(read.compared)})
     again = await _read(mill, run, file, place, read.head)
-    return _judged_twice(mill, run, file, place, read.hashed.digests, again)
+    return _judged_twice(mill, run, file, place, read.hashed.digests, again, **how)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ async def _read(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, pin
 
 
 def _judged_twice(
-    mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, first: Mapping[str, str], again: _Read, **how: int
+    mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, first: Mapping[str, str], again: _Read, **how: Any
 ) -> FileOutcome:
     """Return the outcome of an object whose first read gave `first`, and not what its server stores."""
     if not confirmed(place, first, again.hashed, again.compared):
@@ -206,7 +207,7 @@ def _found(run: Run, place: ObjectPlace, read: _Read) -> dict[str, Any]:
     return found
 
 
-def _done(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, read: _Read, **how: int) -> FileOutcome:
+def _done(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, read: _Read, **how: Any) -> FileOutcome:
     verdict = Verdict.NO_BASELINE
     found = _found(run, place, read)
     entry = {

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hashmill.domain.checksums import Compared, differing
 from hashmill.domain.digest import HashedObject
@@ -37,12 +38,21 @@ class Slice:
 
 def is_sliced(mill: Mill, run: Run, file: ClaimedFile) -> bool:
     """Return whether the file is read in slices: it is large, and what computes its digests can be saved here."""
-    if (file.size_bytes or 0) < mill.rules.slice_from_bytes:
-        return False
-    if states.can_be_saved(run.algorithms):
-        return True
-    log.warning("file_not_sliced", extra={"run_id": run.run_id, "file_no": file.file_no, "algorithms": run.algorithms})
-    return False
+    return _is_large(mill, file) and states.can_be_saved(run.algorithms)
+
+
+def why_in_one_go(mill: Mill, run: Run, file: ClaimedFile) -> dict[str, Any]:
+    """Return what the entry of a large file says that is read in one go, and from zero after a kill; log it."""
+    if not _is_large(mill, file):
+        return {}
+    without_state = states.without_state(run.algorithms)
+    extra = {"run_id": run.run_id, "file_no": file.file_no, "without_state": without_state}
+    log.warning("file_not_sliced", extra=extra)
+    return {"sliced": False, "without_state": without_state}
+
+
+def _is_large(mill: Mill, file: ClaimedFile) -> bool:
+    return (file.size_bytes or 0) >= mill.rules.slice_from_bytes
 
 
 async def read_slice(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace) -> Slice:

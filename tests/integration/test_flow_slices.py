@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from hashmill.flow.hash_files import hash_files
 from hashmill.flow.sweep import sweep
-from hashmill.hashing import fused
+from hashmill.hashing import fused, saved
 from hashmill.ledger import entries, files
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
@@ -21,7 +21,7 @@ from tests.helpers.fakes import RULES, Stage, delivered, dispatched, listed, run
 from tests.helpers.ledger import claim, fresh_ledger, lapse
 from tests.helpers.wait import wait_until_async
 
-pytestmark = pytest.mark.skipif(not fused.accelerated(), reason=f"no fast kernel here: {fused.why_not()}")
+pytestmark = pytest.mark.skipif(not saved.can_be_saved(["md5", "sha256"]), reason="no state can be saved here")
 
 SIZE_BYTES, BLOCK_BYTES, SLICE_BYTES = 1000, 50, 200
 SLICES = SIZE_BYTES // SLICE_BYTES
@@ -192,12 +192,41 @@ async def test_a_late_owner_saves_nothing(stage: Stage) -> None:
     assert (row_of(stage, run).state, lost_leases(stage)) == ("ready", 1)
 
 
-async def test_where_an_algorithm_has_no_state_to_be_told_the_file_is_read_in_one_go(stage: Stage) -> None:
+async def test_where_an_algorithm_has_no_state_to_be_told_the_file_is_read_in_one_go_and_its_entry_says_so(
+    stage: Stage,
+) -> None:
     run = await large(stage, algorithms=["md5", "sha256", "blake3"])
     await one_slice(stage)
 
     assert is_right(row_of(stage, run))
-    assert "slices" not in told(stage, run)
+    entry = told(stage, run)
+    assert "slices" not in entry
+    assert (entry["sliced"], entry["without_state"]) == (False, ["blake3"])
+
+
+async def test_the_entry_of_a_small_file_says_nothing_of_slices(stage: Stage) -> None:
+    run = await listed(stage, 1, size_bytes=20, algorithms=["blake3"])
+    stage.storage.objects[KEY] = BODY[:20]
+    await one_slice(stage)
+
+    assert not {"sliced", "without_state", "slices"} & told(stage, run).keys()
+
+
+async def test_without_the_kernel_the_states_are_libcryptos_and_workers_of_both_kinds_take_turns(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await large(stage, algorithms=["md5", "sha256", "sha512"])
+    while row_of(stage, run).state == "ready":
+        await one_slice(stage)
+        monkeypatch.setattr(fused, "accelerated", lambda: False)
+        monkeypatch.setattr(fused, "available", lambda: False)
+        monkeypatch.setattr(fused, "KERNEL_VERSION", 0)
+
+    row = row_of(stage, run)
+    assert is_right(row)
+    assert row.digests["sha512"] == hashlib.sha512(BODY).hexdigest()
+    assert stage.storage.read_bytes == SIZE_BYTES
+    assert all(backend.startswith("libcrypto/") for backend in told(stage, run)["backends"].values())
 
 
 async def test_what_was_saved_is_gone_with_the_end_of_the_run(stage: Stage) -> None:
