@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
@@ -273,15 +273,23 @@ async def open_work(
             in_flight=asyncio.Semaphore(settings.worker.files_in_flight),
             draining=asyncio.Event(),
             trial=trial,
-            presence={
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "slots": slots,
-                "files_in_flight": settings.worker.files_in_flight,
-                "queues": queues,
-                "version": __version__,
-            },
+            presence=said_of_itself(settings, slots=slots, queues=queues),
         )
+
+
+def said_of_itself(settings: Settings, *, slots: int, queues: list[str]) -> dict[str, Any]:
+    """Return what this process tells the others of itself; `ledger.presence` reads it."""
+    from hashmill.hashing import fused
+
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slots": slots,
+        "files_in_flight": settings.worker.files_in_flight,
+        "queues": queues,
+        "version": __version__,
+        "kernel": fused.serving(),
+    }
 
 
 async def _wait_for_ledger(door: DoorTools) -> None:

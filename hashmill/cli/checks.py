@@ -155,6 +155,12 @@ def _presence(ledger: Ledger) -> Iterator[Check]:
     for away in there.storages_away:
         said = f"away for {duration(away.for_s)}, as {away.processes} of {len(there.living)} processes find"
         yield _warning(f"storage {away.address}", f"{said} ({away.reason})", TO_DO[HeldBy.STORAGE])
+    if off := there.kernels["off"]:
+        yield _warning(
+            "hash kernels",
+            f"{off} workers do without theirs: it failed its self-test, or cannot be loaded",
+            "look for kernel_off in their logs; install anew on that machine, and tell us",
+        )
     if there.on_trial:
         yield _warning(
             "suspects",

@@ -7,6 +7,7 @@ that says no.
 
 import logging
 from collections.abc import Sequence
+from enum import StrEnum
 from importlib import import_module
 from threading import Lock
 from typing import Final, Self, cast
@@ -25,8 +26,10 @@ _GROUP: Final = 16
 class Trust:
     """Whether this process may use the extension. Decided once, by its self-test, at the first question."""
 
-    def __init__(self, native: NativeKernel | None, why_missing: str) -> None:
+    def __init__(self, native: NativeKernel | None, why_missing: str, *, broken: bool = False) -> None:
+        """`broken`: it was built and is not there all the same."""
         self.native = native
+        self.broken = broken
         self._why_not = why_missing
         self._tested = False
         self._lock = Lock()
@@ -56,7 +59,7 @@ def _loaded() -> Trust:
     except ModuleNotFoundError:
         return Trust(None, "it was not built: there was no C compiler, or it was left out")
     except ImportError as error:  # built for another system
-        return Trust(None, f"it cannot be loaded: {error}")
+        return Trust(None, f"it cannot be loaded: {error}", broken=True)
 
 
 _trust = _loaded()
@@ -78,6 +81,25 @@ def accelerated() -> bool:
 def why_not() -> str:
     """Return why this process does not hash with the fast kernel, for people; empty when it does."""
     return _trust.why_not() or _why_slow()
+
+
+class Serving(StrEnum):
+    """What the kernel does in a process."""
+
+    ON = "on"
+    SLOW = "slow"
+    """The CPU lacks the instructions: hashlib hashes, as it is quicker."""
+    ABSENT = "absent"
+    """It was not built."""
+    OFF = "off"
+    """It was built and is not to be trusted here: it failed its self-test, or cannot be loaded."""
+
+
+def serving() -> Serving:
+    """Return what the kernel does in this process."""
+    if _trust.why_not():
+        return Serving.OFF if _trust.native is not None or _trust.broken else Serving.ABSENT
+    return Serving.SLOW if _why_slow() else Serving.ON
 
 
 def self_test() -> str:

@@ -93,6 +93,12 @@ def _of_ledger(standing: Standing) -> Iterator[Metric]:
     )
     yield _gauge("hashmill_live_processes", "Worker processes that live.", len(there.living))
     yield _gauge("hashmill_live_slots", "Their slots together.", there.slots)
+    yield _labelled(
+        "hashmill_workers",
+        "Living workers by what their hash kernel does; off: it failed its self-test, or cannot be loaded.",
+        "kernel",
+        there.kernels.items(),
+    )
     yield _gauge(
         "hashmill_storages_away", "S3 servers that a living process finds away; 0: none.", len(there.storages_away)
     )

@@ -62,6 +62,8 @@ def worries(standing: Standing, broker: BrokerState) -> list[str]:
         said.append("No process leads: nothing is dispatched or delivered until a worker or dispatcher starts.")
     if not there.slots and (seen.totals.files_open or runs.get(RunState.ACCEPTED)):
         said.append("No worker lives: files wait until one starts.")
+    if off := there.kernels["off"]:
+        said.append(f"{off} workers hash without their kernel, which is wrong there: right, and at half the speed.")
     for away in there.storages_away:
         said.append(
             f"The S3 server {away.address} is away for {_spoken(away.for_s)}, as {away.processes} of "

@@ -1,7 +1,8 @@
 """Who is there: the leader, the processes that live, and what they say of themselves and of the S3 servers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -9,6 +10,11 @@ from hashmill.domain.origin import origin_of
 from hashmill.domain.text import one_line
 from hashmill.ledger import leases
 from hashmill.ledger.leases import Lease
+
+KERNELS: Final = ("on", "slow", "absent", "off")
+"""What a worker may say of its hash kernel; `hashmill.hashing.fused.Serving` has the same."""
+UNKNOWN: Final = "unknown"
+_NAMED: Final = (*KERNELS, UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,12 @@ class Presence:
     def on_trial(self) -> int:
         """How many processes have a suspect in hand: files that lost their worker, read apart."""
         return sum(lease.detail.get("on_trial") is True for lease in self.living)
+
+    @property
+    def kernels(self) -> Mapping[str, int]:
+        """How many workers hash with which kernel, as they name it: `on`, `slow`, `absent`, `off`; else `unknown`."""
+        told = [lease.detail.get("kernel") for lease in self.living if slots_of(lease)]
+        return {name: sum((kernel if kernel in KERNELS else UNKNOWN) == name for kernel in told) for name in _NAMED}
 
     @property
     def storages_away(self) -> Sequence[AwayStorage]:

@@ -112,10 +112,12 @@ async def test_what_is_shut_is_named_with_its_reason_and_what_to_do(ward: Ward) 
     assert "next try" not in held["said"]
 
 
-async def test_what_the_processes_find_is_told_a_server_that_is_away_and_a_suspect(ward: Ward) -> None:
+async def test_what_the_processes_find_is_told_a_server_that_is_away_a_suspect_and_a_kernel_that_is_off(
+    ward: Ward,
+) -> None:
     away = [{"address": "http://s3.example", "for_s": 240.0, "reason": "the S3 server is away"}]
     with fresh_ledger(ward.env["HASHMILL_LEDGER__URL"]) as ledger:
-        for name, detail in (("a", {"storages_away": away, "on_trial": True}), ("b", {})):
+        for name, detail in (("a", {"storages_away": away, "on_trial": True}), ("b", {"kernel": "off"})):
             said = {"slots": 8, **detail}
             ledger.write_now(leases.take, f"{leases.PROCESS}{name}", name, lease_s=60, detail=said)
 
@@ -125,7 +127,8 @@ async def test_what_the_processes_find_is_told_a_server_that_is_away_and_a_suspe
     assert storage["said"] == "away for 4 min 0 s, as 1 of 2 processes find (the S3 server is away)"
     assert "check that it runs" in storage["advice"]
     assert found["suspects"]["said"].startswith("1 processes read a file apart")
-    assert {storage["outcome"], found["suspects"]["outcome"]} == {"warning"}
+    assert found["hash kernels"]["said"].startswith("1 workers do without theirs")
+    assert {storage["outcome"], found["suspects"]["outcome"], found["hash kernels"]["outcome"]} == {"warning"}
 
 
 async def test_people_get_a_line_a_check_and_a_last_line(ward: Ward) -> None:

@@ -1,12 +1,16 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hashmill.assemble import said_of_itself
+from hashmill.hashing import fused
 from hashmill.ledger import leases
 from hashmill.parts.redis import Redis
+from hashmill.settings import Settings
 from tests.helpers.intake import OpenDoor, failed, hashed, new_file, open_door
 from tests.helpers.wait import wait_until_async
 
@@ -19,13 +23,13 @@ async def door(ledger_url: str) -> AsyncIterator[OpenDoor]:
         yield opened
 
 
-async def alive(door: OpenDoor, name: str, *, slots: int, lease_s: float = 30.0, **more: Any) -> None:
+async def alive(door: OpenDoor, name: str, *, slots: int, lease_s: float = 30.0, **more: object) -> None:
     await door.tools.ledger.write(
         leases.take,
         f"{leases.PROCESS}{name}",
         name,
         lease_s=lease_s,
-        detail={"host": "one", "pid": 7, "slots": slots, **more},
+        detail={"host": "one", "pid": 7, **more, "slots": slots},
     )
 
 
@@ -163,6 +167,28 @@ async def test_what_processes_find_away_and_have_on_trial_is_told_and_counted(do
     assert any("http://s3 is away for 5 seconds, as 2 of 3" in worry for worry in seen["worries"])
     names = ("hashmill_storages_away", "hashmill_suspects_on_trial")
     assert [(before[name], after[name]) for name in names] == [(0, 1), (0, 1)]
+
+
+async def test_a_worker_whose_kernel_failed_its_self_test_is_seen(
+    door: OpenDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(kernel: str) -> dict[str, float]:
+        return {f"hashmill_workers {name}": name == kernel for name in ("on", "slow", "absent", "off", "unknown")}
+
+    async def seen() -> dict[str, float]:
+        found = samples((await door.get("/metrics")).raw)
+        return {name: value for name, value in found.items() if name.startswith("hashmill_workers ")}
+
+    await alive(door, "a dispatcher", slots=0)
+    await alive(door, "w", slots=4)
+    assert await seen() == told("unknown")
+    wrong = SimpleNamespace(Fused=lambda *_: SimpleNamespace(update=len, digest=lambda bit: b""), VERSION=1)
+    monkeypatch.setattr(fused, "_trust", fused.Trust(cast(Any, wrong), ""))
+
+    await alive(door, "w", **said_of_itself(Settings(), slots=4, queues=["files"]))
+
+    assert await seen() == told("off")
+    assert any("without their kernel" in worry for worry in (await door.get("/v1/overview")).json["worries"])
 
 
 async def test_metrics_are_there_when_the_ledger_is_not() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hashmill.hashing import fused, fused_check
 from hashmill.hashing.fused import Fused, Trust
 from hashmill.hashing.fused_check import NativeKernel, fault_of
+from hashmill.ledger import presence
 
 needs_kernel = pytest.mark.skipif(
     fused._trust.native is None, reason="no C compiler was there when the package was built"
@@ -96,6 +97,7 @@ def test_a_wrong_kernel_is_switched_off_for_the_process_and_said_once(
                 use()
     assert [record.message for record in caplog.records] == ["kernel_off"]
     assert fused.self_test() != ""
+    assert fused.serving() == "off"
 
 
 def test_a_kernel_that_was_not_built_is_off_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +106,7 @@ def test_a_kernel_that_was_not_built_is_off_with_a_reason(monkeypatch: pytest.Mo
     assert not fused.available()
     assert not fused.accelerated()
     assert fused.why_not() == "it was not built"
+    assert fused.serving() == "absent"
     assert fused.self_test() == ""
     assert fused.kernels() == ()
     with pytest.raises(RuntimeError, match="not built"):
@@ -121,6 +124,17 @@ def test_a_cpu_without_the_instructions_is_available_and_not_accelerated(monkeyp
     assert fused.available()
     assert not fused.accelerated()
     assert fused.why_not() == "the CPU has no SHA instructions"
+    assert fused.serving() == "slow"
+
+
+def test_a_kernel_that_cannot_be_loaded_is_off_and_not_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_trust", Trust(None, "it cannot be loaded", broken=True))
+
+    assert fused.serving() == "off"
+
+
+def test_whoever_reads_what_a_worker_says_of_its_kernel_knows_all_of_it() -> None:
+    assert tuple(fused.Serving) == presence.KERNELS
 
 
 def test_the_check_covers_every_algorithm() -> None:
