@@ -1,7 +1,7 @@
 """
 What CPU does a small file cost a process of ours outside S3 and hashing?
 
-    .venv/bin/python -m benchmarks.bench_small [--files 6400] [--rounds 5] [--against COMMIT] [--ledger postgres|sqlite]
+    .venv/bin/python -m benchmarks.bench_steps [--files 6400] [--rounds 5] [--against COMMIT] [--ledger postgres|sqlite]
 
 The steps themselves run over a real ledger and in place of S3 and the hash engine over nothing: every file has its
 three digests at once. CPU is user and system time of this process, all threads; the database and the LABDRIVE that
@@ -92,7 +92,7 @@ def compare(asked: argparse.Namespace) -> None:
         databases = stack.enter_context(ledgers(asked.ledger, folder))
         for number in range(asked.rounds):
             for which in list(trees) if number % 2 else reversed(trees):
-                command = [sys.executable, "-m", "benchmarks.bench_small", "--once", databases()]
+                command = [sys.executable, "-m", "benchmarks.bench_steps", "--once", databases()]
                 command += ["--files", str(asked.files), "--messages", asked.messages]
                 done = subprocess.run(command, cwd=trees[which], stdout=subprocess.PIPE, check=True, text=True)
                 for part, ms in json.loads(done.stdout.splitlines()[-1]).items():
@@ -116,14 +116,14 @@ def compare(asked: argparse.Namespace) -> None:
         **circumstances(),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "small.json").write_text(json.dumps(_with(result), indent=2) + "\n")
+    (RESULTS / "steps.json").write_text(json.dumps(_with(result), indent=2) + "\n")
     for which, parts in shown.items():
         print(f"{which:>10}  " + "  ".join(f"{part} {row['median']:.3f}" for part, row in parts.items()))
 
 
 def _with(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the results kept so far, this one in place of that of the same ledger and messages."""
-    kept = RESULTS / "small.json"
+    kept = RESULTS / "steps.json"
     before = json.loads(kept.read_text()) if kept.exists() else []
     same = ("ledger", "messages")
     return [row for row in before if any(row[name] != result[name] for name in same)] + [result]
@@ -134,7 +134,7 @@ def checked_out(commit: str, folder: Path) -> Path:
     packed = subprocess.run(["git", "archive", commit], cwd=HOME, stdout=subprocess.PIPE, check=True).stdout  # noqa: S607
     with tarfile.open(fileobj=BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
-    for name in ("bench_small.py", "machine.py"):
+    for name in ("bench_steps.py", "machine.py"):
         (folder / "benchmarks" / name).write_bytes((HOME / "benchmarks" / name).read_bytes())
     return folder
 
@@ -337,7 +337,7 @@ class Measured:
 @contextmanager
 def served() -> Iterator[str]:
     """Run a LABDRIVE that answers everything alike, and yield its origin."""
-    command = [sys.executable, "-m", "benchmarks.bench_small", "--serve"]
+    command = [sys.executable, "-m", "benchmarks.bench_steps", "--serve"]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
