@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
+from hashmill.domain.checksums import StoredChecksum
 from hashmill.domain.errors import ObjectChanged
 from hashmill.domain.job import FileState
 from hashmill.domain.remote import RemoteFile, RemoteKind
@@ -92,6 +93,9 @@ class HugeThing(Thing):
 
     def size_of(self, etag: str) -> int:
         return self.size_bytes
+
+    def stated(self, etag: str) -> tuple[StoredChecksum, ...]:
+        return ()
 
     def piece(self, etag: str, start_byte: int, length: int) -> Scaled:
         """Return so many bytes of a version; both ends are at a unit's edge, or the object's."""

@@ -175,6 +175,22 @@ def each_digest_equals_an_independent_one(evidence: Evidence) -> Iterator[str]:
 
 
 @check
+def what_s3_stores_is_found_in_the_bytes_of_every_file_that_is_done(evidence: Evidence) -> Iterator[str]:
+    for run in evidence.runs:
+        for file in evidence.files_of(run):
+            thing = evidence.thing_of(run, file)
+            if file.state != FileState.DONE or thing is None or file.etag not in thing.versions:
+                continue
+            told = json.loads(file.provider_checksums or "[]")
+            stated = thing.stated(file.etag)
+            if [one["algorithm"] for one in told] != [one.algorithm for one in stated]:
+                yield f"file {file.file_no} of {run.run_id} ({file.path}): S3 states {stated}, entered is {told}"
+            for one, known in zip(told, stated, strict=False):
+                if one["comparison"] == "different" or (one["computed"] or known.digest) != known.digest:
+                    yield f"file {file.file_no} of {run.run_id} ({file.path}): {one}, S3 states {known}"
+
+
+@check
 def a_file_fails_only_for_what_was_wrong(evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs:
         for file in evidence.files_of(run):

@@ -5,12 +5,14 @@ A request that has left its process is the server's: it takes effect even if who
 
 import asyncio
 import hashlib
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hashmill.domain.checksums import PartSizes, StoredChecksum
 from hashmill.domain.errors import (
     ApiAuth,
     ApiRejected,
@@ -158,6 +160,30 @@ class Thing:
     def size_of(self, etag: str) -> int:
         return len(self.versions[etag])
 
+    def stated(self, etag: str) -> tuple[StoredChecksum, ...]:
+        """Return what the server stores of a version: nothing, a checksum of it, or one of its halves."""
+        body, halves = self.versions[etag], self.halves(etag)
+        match zlib.crc32(self.key.encode()) % 4:
+            case 0:
+                return ()
+            case 1:
+                return (StoredChecksum(algorithm="crc32", digest=f"{zlib.crc32(body):08x}"),)
+            case _:
+                digests = b"".join(hashlib.sha1(half, usedforsecurity=False).digest() for half in halves)
+                over_all = hashlib.sha1(digests, usedforsecurity=False).hexdigest()
+                return (StoredChecksum(algorithm="sha1", digest=over_all, parts=2),)
+
+    def halves(self, etag: str) -> tuple[bytes, bytes]:
+        """Return the two parts a version was uploaded in."""
+        body = self.versions[etag]
+        return body[: len(body) // 3], body[len(body) // 3 :]
+
+    def parts_of(self, etag: str) -> PartSizes:
+        """Return how long these are; of some objects the server does not tell."""
+        if zlib.crc32(self.key.encode()) % 4 == 3:
+            return PartSizes(reason="the sizes of the parts are not told: 403")
+        return PartSizes(sizes_bytes=tuple(len(half) for half in self.halves(etag)))
+
     def overwrite(self, body: bytes) -> None:
         self.versions[f'"{len(self.versions)}-{hashlib.sha256(body).hexdigest()[:8]}"'] = body
 
@@ -182,9 +208,15 @@ class SimStorage:
         await self._pause()
         return not self._world.storage_away
 
-    async def head(self, config: Any, bucket: str, key: str) -> ObjectHead:
-        thing = await self._found(key)
-        return ObjectHead(size_bytes=thing.size_of(thing.etag), etag=thing.etag)
+    async def head(self, config: Any, bucket: str, key: str, *, even_offline: bool = False) -> ObjectHead:
+        thing = await self._found(key, even_offline=even_offline)
+        return _head_of(thing)
+
+    async def parts(self, config: Any, bucket: str, key: str, head: ObjectHead, count: int) -> PartSizes:
+        thing = self._world.things[key]
+        if self._world.storage_away or thing.etag != head.etag:
+            return PartSizes(reason="the sizes of the parts are not told: no answer")
+        return thing.parts_of(thing.etag)
 
     @asynccontextmanager
     async def open(
@@ -198,7 +230,7 @@ class SimStorage:
         pin: ObjectHead | None = None,
     ) -> AsyncIterator["SimObject"]:
         thing = await self._found(key)
-        head = ObjectHead(size_bytes=thing.size_of(thing.etag), etag=thing.etag)
+        head = _head_of(thing)
         if pin is not None and pin.etag != head.etag:
             raise struck(thing, ObjectChanged(f"{key} was replaced"))
         yield SimObject(head=head, blocks=lambda: self._blocks(key, head, start_byte))
@@ -222,14 +254,14 @@ class SimStorage:
             raise struck(thing, ObjectChanged(f"{key} was replaced"))
         yield memoryview(body[middle:])
 
-    async def _found(self, key: str) -> Thing:
+    async def _found(self, key: str, *, even_offline: bool = False) -> Thing:
         await self._pause()
         thing = self._world.things[key]
         self._may_fail(thing)
         match thing.nature:
             case "missing":
                 raise struck(thing, ObjectMissing(key))
-            case "offline":
+            case "offline" if not even_offline:
                 raise struck(thing, ObjectOffline(key))
             case "forbidden":
                 raise struck(thing, ObjectForbidden(key))
@@ -254,6 +286,10 @@ class SimStorage:
                     )
                 ),
             )
+
+
+def _head_of(thing: Thing) -> ObjectHead:
+    return ObjectHead(size_bytes=thing.size_of(thing.etag), etag=thing.etag, checksums=thing.stated(thing.etag))
 
 
 def struck(thing: Thing, error: HashmillError) -> HashmillError:
