@@ -10,6 +10,7 @@ from typing import Any
 from hashmill.ledger.entries import StoredEntry, moment
 from hashmill.ledger.files import FileRow
 from hashmill.ledger.runs import Run
+from hashmill.ledger.slices import LargeFile
 
 
 def run_document(run: Run) -> dict[str, Any]:
@@ -65,6 +66,19 @@ def file_document(file: FileRow) -> dict[str, Any]:
         "etag": file.etag,
         "version_id": file.version_id,
         "finished_at": _moment(file.finished_at_ms),
+    }
+
+
+def large_file_document(file: LargeFile) -> dict[str, Any]:
+    """Return how far a large file has come."""
+    return {
+        "file_no": file.file_no,
+        "path": file.path,
+        "state": file.state.value,
+        "offset_bytes": file.offset_bytes,
+        "size_bytes": file.size_bytes,
+        "slices": file.slices,
+        "saved_at": _moment(file.saved_at_ms),
     }
 
 

@@ -10,14 +10,15 @@ from rich.table import Table
 
 from hashmill.cli.advice import advice_for
 from hashmill.cli.console import coloured, console, duration, facts, local_time, plain, size, table
-from hashmill.cli.documents import file_document, run_document
+from hashmill.cli.documents import file_document, large_file_document, run_document
 from hashmill.domain.job import FileState, Mode, RunState
 from hashmill.flow.held import Hold, held_back
-from hashmill.ledger import entries, files, outbox, seal
+from hashmill.ledger import entries, files, outbox, seal, slices
 from hashmill.ledger.files import FileRow
 from hashmill.ledger.outbox import FinalStatus
 from hashmill.ledger.runs import Run
 from hashmill.ledger.seal import Sealer
+from hashmill.ledger.slices import LargeFile
 
 FAILED = (FileState.FAILED, FileState.DEAD)
 
@@ -42,6 +43,7 @@ class RunPage:
     told: FinalStatus | None
     keys_kept: bool
     held_back: tuple[Hold, ...] = ()
+    large_files: tuple[LargeFile, ...] = ()
 
     @property
     def to_do(self) -> list[str]:
@@ -65,6 +67,7 @@ class RunPage:
             "job_status": self.told.status if self.told else None,
             "job_status_delivered": self.told.delivered if self.told else False,
             "held_back": [{**asdict(hold), "to_do": hold.to_do} for hold in self.held_back],
+            "large_files": [large_file_document(file) for file in self.large_files],
             "failures": [
                 {
                     "error_class": failure.error_class,
@@ -98,6 +101,7 @@ def read_page(connection: sa.Connection, run: Run, *, sealer: Sealer | None, sto
         told=outbox.final_status(connection, run.run_id),
         keys_kept=seal.kept(connection, run.run_id),
         held_back=tuple(held_back(connection, run, sealer=sealer, storage=storage)),
+        large_files=tuple(slices.under_way(connection, run.run_id)) if run.files_open else (),
     )
 
 
@@ -112,6 +116,20 @@ def print_page(page: RunPage) -> None:
     if page.told is not None:
         taken = "LABDRIVE has it" if page.told.delivered else "LABDRIVE has not taken it yet"
         out.print(f"\nnewest job status: {page.told.status} ({taken})")
+    if page.large_files:
+        rows = table("large file", "state", "hashed", "of", "", "slices", "saved", right=("hashed", "of", "", "slices"))
+        for file in page.large_files:
+            rows.add_row(
+                plain(file.path, max_chars=300),
+                coloured(file.state),
+                size(file.offset_bytes),
+                size(file.size_bytes),
+                f"{100 * file.offset_bytes // max(1, file.size_bytes)} %",
+                str(file.slices),
+                f"{duration((page.now_ms - file.saved_at_ms) / 1000)} ago",
+            )
+        out.print()
+        out.print(rows)
     if page.failures:
         rows = table("error class", "files", "for example", "what to do", right=("files",))
         for failure in page.failures:

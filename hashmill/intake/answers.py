@@ -87,6 +87,18 @@ class HoldAnswer(Answer):
     to_do: str
 
 
+class LargeFileAnswer(Answer):
+    """A large file that is read in slices, and how far it was hashed when one was last saved."""
+
+    file_no: int
+    path: str
+    state: FileState = Field(description="`ready` and `queued` between two slices, `running` in one.")
+    offset_bytes: int = Field(description="So many of its bytes need not be read again, whatever befalls.")
+    size_bytes: int
+    slices: int
+    saved_at: str
+
+
 class RunDetailAnswer(RunAnswer):
     """One run, with what holds it back, what failed and why."""
 
@@ -99,6 +111,9 @@ class RunDetailAnswer(RunAnswer):
     )
     held_back: list[HoldAnswer] = Field(
         description="The cause first; empty when nothing does. S3 servers that are away stand in the overview."
+    )
+    large_files: list[LargeFileAnswer] = Field(
+        description="Large files under way of which a slice was saved, the newest first; at most 20."
     )
     failures: list[Failure]
     failures_complete: bool = Field(description="False when so many files failed that not all were counted by class.")

@@ -19,6 +19,7 @@ from hashmill.intake.answers import (
     FileAnswer,
     FilePage,
     HoldAnswer,
+    LargeFileAnswer,
     OutboxAnswer,
     Progress,
     RunAnswer,
@@ -32,11 +33,12 @@ from hashmill.intake.eta import eta_s
 from hashmill.intake.links import next_url, run_url
 from hashmill.intake.problem import Problem
 from hashmill.intake.query import ID_PATTERN, EntriesQuery, FilesQuery, RunsQuery, read_query
-from hashmill.ledger import entries, files, overview, runs
+from hashmill.ledger import entries, files, overview, runs, slices
 from hashmill.ledger.entries import StoredEntry, moment
 from hashmill.ledger.files import FileRow
 from hashmill.ledger.overview import FailureGroup, Moving
 from hashmill.ledger.runs import Run
+from hashmill.ledger.slices import LargeFile
 
 T = TypeVar("T")
 
@@ -74,18 +76,20 @@ async def show_run(request: web.Request) -> web.Response:
 
     tools = request.app[DOOR].tools
 
-    def found(connection: sa.Connection) -> tuple[Run, int, Moving, list[FailureGroup], list[Hold]] | None:
+    def found(connection: sa.Connection) -> RunDetailAnswer | None:
         run = runs.get(connection, run_id)
         if run is None:
             return None
         groups = overview.failures(connection, run_id) if run.files_failed else []
         holds = held_back(connection, run, sealer=tools.sealer)
-        return run, entries.clock_ms(connection), overview.moving(connection, run_id), groups, holds
+        large = slices.under_way(connection, run_id) if run.files_open else []
+        now_ms, moving = entries.clock_ms(connection), overview.moving(connection, run_id)
+        return _detail(run, now_ms, moving, groups, holds, large)
 
     seen = await tools.ledger.read(found)
     if seen is None:
         raise _no_run(run_id)
-    return answer(_detail(*seen))
+    return answer(seen)
 
 
 async def list_files(request: web.Request) -> web.Response:
@@ -188,7 +192,12 @@ def _run(run: Run, now_ms: int) -> RunAnswer:
 
 
 def _detail(
-    run: Run, now_ms: int, moving: Moving, groups: Sequence[FailureGroup], holds: Sequence[Hold]
+    run: Run,
+    now_ms: int,
+    moving: Moving,
+    groups: Sequence[FailureGroup],
+    holds: Sequence[Hold],
+    large: Sequence[LargeFile],
 ) -> RunDetailAnswer:
     shown = _run(run, now_ms)
     url = run_url(run.run_id)
@@ -206,6 +215,18 @@ def _detail(
             "failed": run.files_failed,
         },
         held_back=[HoldAnswer(**asdict(hold), to_do=hold.to_do) for hold in holds],
+        large_files=[
+            LargeFileAnswer(
+                file_no=file.file_no,
+                path=file.path,
+                state=file.state,
+                offset_bytes=file.offset_bytes,
+                size_bytes=file.size_bytes,
+                slices=file.slices,
+                saved_at=moment(file.saved_at_ms),
+            )
+            for file in large
+        ],
         failures=[
             Failure(
                 error_class=group.error_class,

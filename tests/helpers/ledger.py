@@ -7,10 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from hashmill.domain.job import FileState, JobStatus, SizeClass
-from hashmill.domain.work import FileOutcome, NewFile, Report, Ticket
+from hashmill.domain.work import FileOutcome, NewFile, Report, SavedHash, Ticket
 from hashmill.flow import words
 from hashmill.home import app_home
 from hashmill.ledger import expansions, files, migrate, runs
+from hashmill.ledger import slices as saved_slices
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
 
@@ -140,3 +141,12 @@ def lapse(ledger: Ledger, run: Run) -> None:
         )
 
     ledger.write_now(age)
+
+
+def save_slice(ledger: Ledger, run_id: str, file_no: int, *, offset_bytes: int, size_bytes: int, slices: int) -> None:
+    """Keep a slice of a file, as the settling of it does."""
+    saved = SavedHash(
+        offset_bytes=offset_bytes, size_bytes=size_bytes, etag='"e"', version_id=None, state="{}", slices=slices
+    )
+    outcome = FileOutcome(file_no=file_no, fence=0, state=FileState.READY, saved=saved)
+    ledger.write_now(saved_slices.keep, run_id, [outcome])

@@ -7,12 +7,12 @@ import pytest
 import sqlalchemy as sa
 
 from hashmill.domain.errors import ErrorClass
-from hashmill.intake.answers import EntryAnswer, FileAnswer, RunAnswer
+from hashmill.intake.answers import EntryAnswer, FileAnswer, LargeFileAnswer, RunAnswer
 from hashmill.ledger import gates, leases
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.gates import GateKind
 from tests.helpers.cli import Said, run_cli
-from tests.helpers.ledger import fresh_ledger
+from tests.helpers.ledger import fresh_ledger, save_slice
 from tests.helpers.stocked_ledger import (
     SEAL_KEY,
     completed_run,
@@ -96,6 +96,21 @@ def test_a_failed_run_shows_what_failed_why_and_what_to_do(ledger: Ledger, cli: 
     assert page["failures"][0]["error_class"] == "s3.not_found"
     assert page["failures"][0]["files"] == 1
     assert (page["job_status"], page["job_status_delivered"]) == ("FAILED", True)
+
+
+def test_a_run_shows_how_far_its_large_files_are(ledger: Ledger, cli: Cli) -> None:
+    run = open_run(ledger, ["small", "large"])
+    save_slice(ledger, run.run_id, 2, offset_bytes=3 << 40, size_bytes=4 << 40, slices=768)
+
+    page = cli("runs", "show", run.run_id, "--json").json
+    said = " ".join(cli("runs", "show", run.run_id).out.split())
+
+    (file,) = page["large_files"]
+    assert set(file) == set(LargeFileAnswer.model_fields)
+    assert (file["file_no"], file["offset_bytes"], file["slices"]) == (2, 3 << 40, 768)
+    assert "75 % 768" in said
+    read_files(ledger, run, 2)
+    assert cli("runs", "show", run.run_id, "--json").json["large_files"] == []
 
 
 def test_a_run_that_does_not_move_shows_what_holds_it_back_and_what_to_do(ledger: Ledger, cli: Cli) -> None:

@@ -10,6 +10,7 @@ from hashmill.domain.origin import origin_of
 from hashmill.ledger import entries, gates, leases
 from hashmill.ledger.gates import GateKind
 from tests.helpers.intake import OpenDoor, failed, hashed, new_file, open_door
+from tests.helpers.ledger import save_slice
 
 NOBODY = "01890000-0000-7000-8000-000000000000"
 HOSTILE = '<img src=x onerror="alert(1)">/\u202egnp.exe\u0007/ё \'; DROP TABLE files; --'
@@ -75,6 +76,24 @@ async def test_a_run_shows_progress_failures_and_what_is_owed(door: OpenDoor) ->
         ("s3.not_found", 1, "folder/file 1"),
         ("s3.offline", 1, HOSTILE),
     ]
+
+
+async def test_a_run_says_how_far_its_large_files_are_and_names_no_more_than_twenty(door: OpenDoor) -> None:
+    run_id = await door.accepted(job_id="7")
+    await door.expand(run_id, [new_file(number) for number in range(25)])
+    first, *others = await door.claim(run_id)
+    for file in (first, *others):
+        save_slice(door.tools.ledger, run_id, file.file_no, offset_bytes=1 << 32, size_bytes=1 << 40, slices=1)
+    await door.settle(run_id, [hashed(first)])
+
+    seen = (await door.get(f"/v1/runs/{run_id}")).json["large_files"]
+
+    assert len(seen) == 20
+    assert first.file_no not in [file["file_no"] for file in seen]
+    assert {(file["state"], file["offset_bytes"], file["size_bytes"], file["slices"]) for file in seen} == {
+        ("running", 1 << 32, 1 << 40, 1)
+    }
+    assert seen[0]["saved_at"].endswith("Z")
 
 
 async def test_a_run_says_what_holds_it_back(door: OpenDoor) -> None:

@@ -262,6 +262,9 @@ function runView(id, query) {
       ...Object.entries(run.files).map(([state, number]) => fact(`Files ${state}`, count(number)))),
     progress(run),
     ...run.held_back.map(held),
+    run.large_files.length ? table([["Large file"], ["State"], ["Hashed", "number"], ["Of", "number"], ["Slices", "number"], ["Saved"]], run.large_files.map((file) => row(
+      name(file.path), badge(file.state), td("number", bytes(file.offset_bytes)), td("number", bytes(file.size_bytes)), td("number", count(file.slices)),
+      td("tight", time(file.saved_at)))), "") : null,
     run.error_class ? el("p", {}, why(run)) : null,
     el("ol", { class: "timeline" }, [["Accepted", run.created_at], ["All files listed", run.expanded_at], ["Last file ended", run.settled_at], ["Last report delivered", run.finished_at]]
       .map(([what, at]) => el("li", { class: at ? "past" : "" }, what, at ? time(at) : el("time", {}, "not yet")))),
