@@ -98,7 +98,7 @@ async def part_sizes(link: Link, place: ObjectPlace, head: ObjectHead, parts: in
                 return PartSizes(reason="the sizes of the parts are told in a way that makes no sense")
             marker = part["PartNumber"]
             sizes.append(part["Size"])
-        if len(sizes) > PARTS_MAX or not page or not answer["ObjectParts"].get("IsTruncated"):
+        if not page or not answer["ObjectParts"].get("IsTruncated"):
             break
     if len(sizes) != parts or sum(sizes) != head.size_bytes:
         return PartSizes(

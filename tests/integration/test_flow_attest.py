@@ -196,6 +196,18 @@ async def test_a_result_in_doubt_is_no_baseline_and_an_older_one_stays_it(stage:
     assert entry_of(stage, run)["baseline"]["run_id"] == first.run_id
 
 
+async def test_a_file_that_is_read_again_just_now_has_its_older_result_as_baseline(stage: Stage) -> None:
+    first = await worked(stage, states=of(BODY))
+    second = await worked(stage, states=of(BODY))
+    opened = sa.text("UPDATE files SET state = 'ready' WHERE run_id = :run_id")
+    stage.tools.ledger.write_now(lambda connection: connection.execute(opened, {"run_id": second.run_id}))
+    ref = baselines.object_ref(first.api_url, first.container_id, "1")
+
+    found = stage.tools.ledger.read_now(baselines.newest, [ref])
+
+    assert found[ref].run_id == first.run_id
+
+
 async def test_the_newest_of_many_results_is_the_baseline_and_an_attested_one_is_none(stage: Stage) -> None:
     for _ in range(3):
         newest = await worked(stage, states=of(BODY))
