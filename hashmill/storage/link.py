@@ -120,8 +120,8 @@ async def open_link(session: AioSession, config: StorageConfig, pace: StoragePac
             raise ConfigFault(f"no S3 client for {config.endpoint_url or config.region}: {error}") from error
         if credentials is None:  # and not kept so: the next question looks for them again
             raise ConfigFault(
-                f"no keys for {config.endpoint_url or config.region}: neither s3.access_key_id nor the AWS chain of this "
-                "machine (environment, profile, instance role) gives any"
+                f"no keys for {config.endpoint_url or config.region}: neither s3.access_key_id nor the AWS chain of "
+                "this machine (environment, profile, instance role) gives any"
             )
         yield Link(client, wires[0], credentials, checksums=config.provider_checksums)
 
