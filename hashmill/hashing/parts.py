@@ -9,8 +9,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from hashmill.hashing import fused
-from hashmill.hashing.registry import CRCS, Block, Hasher, open_alone, open_crc
+from hashmill.hashing import saved
+from hashmill.hashing.registry import Block, Hasher, open_alone
 
 _HEAD: Final = struct.Struct(">4sIQH")
 _MARK: Final = b"prt1"
@@ -83,14 +83,10 @@ class PartsHasher:
 
 def can_be_saved(algorithm: str) -> bool:
     """Return whether the state of a `PartsHasher` of this algorithm can be saved here."""
-    return algorithm in CRCS or (algorithm in fused.ALGORITHMS and fused.accelerated())
+    return saved.can_be_saved([algorithm])
 
 
 def _open(algorithm: str, state: bytes | None = None) -> Hasher:
-    if algorithm in CRCS:
-        return open_crc(algorithm, state)
-    if can_be_saved(algorithm):
-        return fused.Fused([algorithm]) if state is None else fused.Fused.restore(state)
-    if state is not None:
-        raise ValueError(f"{algorithm}: its state cannot be taken up here")
+    if state is not None or can_be_saved(algorithm):
+        return saved.open_one(algorithm, state)
     return open_alone(algorithm)

@@ -50,6 +50,18 @@ def begin(algorithms: Sequence[str]) -> list[SavedHasher]:
     return hashers + [open_crc(name) if name in CRCS else libcrypto.Classic(name) for name in alone]
 
 
+def open_one(name: str, state: bytes | None = None) -> SavedHasher:
+    """Return a fresh hasher of one digest, or one that goes on from what its `export` gave, here or elsewhere.
+
+    Raises `ValueError` for a state that cannot be taken up here, and for a name for which not `can_be_saved`.
+    """
+    if without_state([name]):
+        raise ValueError(f"{name}: its state cannot be taken up here")
+    if state is None:
+        return begin([name])[0]
+    return _together_restored({name: state})[0] if name in fused.ALGORITHMS else _restored(name, state)
+
+
 def save(hashers: Sequence[SavedHasher]) -> str:
     """Return the state of `hashers` as text, below 1 KiB for each."""
     parts = {"+".join(hasher.algorithms): base64.b64encode(hasher.export()).decode() for hasher in hashers}
@@ -68,9 +80,10 @@ def go_on(
     if not isinstance(told, dict) or told.get("v") != VERSION or not isinstance(told.get("parts"), dict):
         raise ValueError("saved by another version")
     parts = {str(key): _bytes(value) for key, value in told["parts"].items()}
-    by_kernel = _KERNELS_MARK in {state[:3] for state in parts.values()}
-    # Who has no kernel cannot judge its version: whoever raises that for states that are wrong raises VERSION as well.
-    if by_kernel and fused.KERNEL_VERSION and told.get("kernel") != fused.KERNEL_VERSION:
+    # One of no kernel is 0: it has saved no state of a kernel's, and cannot judge one. So whoever raises the kernel's
+    # version for states that are wrong raises VERSION as well.
+    kernel = told.get("kernel")
+    if not isinstance(kernel, int) or (kernel and fused.KERNEL_VERSION and kernel != fused.KERNEL_VERSION):
         raise ValueError("saved by another version of the kernel")
     restore = dict(beside or {})
     wanted = [*dict.fromkeys(algorithms), *restore]

@@ -2,6 +2,8 @@
 
 import hashlib
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -59,22 +61,33 @@ def test_it_is_what_s3_documents_for_sha256_and_crc32() -> None:
         assert hasher.hexdigest("name") == expected
 
 
-@given(st.sampled_from(ALGORITHMS), PARTS, BLOCK_BYTES, st.data())
-def test_it_goes_on_where_it_was_saved(
-    algorithm: str, parts: list[bytes], block_bytes: int, data: st.DataObject
+@contextmanager
+def kernel(on: bool) -> Iterator[None]:
+    """Here, as everywhere where there is one, or as on a machine without."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not on:
+            patch.setattr(fused, "available", lambda: False)
+            patch.setattr(fused, "accelerated", lambda: False)
+        yield
+
+
+@given(st.sampled_from(ALGORITHMS), PARTS, BLOCK_BYTES, st.tuples(st.booleans(), st.booleans()), st.data())
+def test_it_goes_on_where_it_was_saved_with_or_without_the_kernel(
+    algorithm: str, parts: list[bytes], block_bytes: int, kernels: tuple[bool, bool], data: st.DataObject
 ) -> None:
-    if not can_be_saved(algorithm):
-        pytest.skip(f"no fast kernel here: {fused.why_not()}")
     pieces = blocks(b"".join(parts), block_bytes)
     cut = data.draw(st.integers(0, len(pieces)))
-    first = hasher_of(algorithm, parts)
-    for piece in pieces[:cut]:
-        first.update(piece)
-
-    state = first.export()
-    second = PartsHasher.restore("name", algorithm, tuple(len(part) for part in parts), state)
-    for piece in pieces[cut:]:
-        second.update(piece)
+    with kernel(kernels[0]):
+        if not can_be_saved(algorithm):
+            pytest.skip(f"no state of {algorithm} here")
+        first = hasher_of(algorithm, parts)
+        for piece in pieces[:cut]:
+            first.update(piece)
+        state = first.export()
+    with kernel(kernels[1]):
+        second = PartsHasher.restore("name", algorithm, tuple(len(part) for part in parts), state)
+        for piece in pieces[cut:]:
+            second.update(piece)
 
     assert len(state) < 1024
     assert second.hexdigest("name") == composite(algorithm, parts)
