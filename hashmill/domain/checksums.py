@@ -73,7 +73,7 @@ class Compared:
             "of": "object" if self.stored.parts is None else "parts",
             "stored": self.stored.digest or None,
             ours: self.computed,
-            "comparison": self.comparison,
+            "comparison": self.comparison.value,
         }
         if self.stored.parts is not None:
             told["parts"] = self.stored.parts

@@ -8,7 +8,7 @@ says so: see docs/decisions/0011-provider-checksums.md.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import groupby
 from typing import Any, Final
 
@@ -149,11 +149,16 @@ def _why_not(one: StoredChecksum, head: ObjectHead, algorithms: Sequence[str], *
         states.can_be_saved([one.algorithm]) if one.parts is None else of_parts.can_be_saved(one.algorithm)
     ):
         return f"the state of {one.algorithm} cannot be kept between slices here"
-    if one.algorithm not in algorithms:
-        try:
-            open_hasher(one.algorithm)
-        except AlgorithmFailed as error:
-            return f"cannot be computed here: {error}"
+    return "" if one.algorithm in algorithms else _uncomputable(one.algorithm)
+
+
+@cache
+def _uncomputable(algorithm: str) -> str:
+    """Return why the algorithm cannot be had in this process, such as an OpenSSL that forbids it; empty if it can."""
+    try:
+        open_hasher(algorithm)
+    except AlgorithmFailed as error:
+        return f"cannot be computed here: {error}"
     return ""
 
 
@@ -176,7 +181,7 @@ def confirmed(place: ObjectPlace, first: Mapping[str, str], found: HashedObject,
 def told(config: StorageConfig, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what an entry says of the comparisons in `documents`: who states what, and what it is worth."""
     return {
-        "evidence": Evidence.PROVIDER_STORED,
+        "evidence": Evidence.PROVIDER_STORED.value,
         "address": _address(config.endpoint_url or config.region),
         "checksums": list(documents),
     }

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from hashmill.domain.checksums import PartSizes, StoredChecksum
+from hashmill.domain.errors import AlgorithmFailed
+from hashmill.flow import stored as stored_module
 from hashmill.flow.hash_files import hash_files
 from hashmill.hashing import fused
 from hashmill.hashing.registry import open_hasher
@@ -158,6 +160,22 @@ async def test_what_cannot_be_compared_is_entered_with_its_reason(stage: Stage) 
         ("sha256", "not_comparable", None, "the sizes of the parts are not told: 403"),
         ("crc32", "not_comparable", None, "the S3 server states 'x'"),
     ]
+    assert row_of(stage, run).state == "done"
+
+
+async def test_an_algorithm_that_cannot_be_had_here_costs_the_file_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(name: str) -> None:
+        raise AlgorithmFailed(f"{name}: disabled in FIPS mode")
+
+    monkeypatch.setattr(stored_module, "open_hasher", forbidden)
+    stored_module._uncomputable.cache_clear()
+    run = await hashed(stage, of_object("sha512"))
+    stored_module._uncomputable.cache_clear()
+
+    (one,) = compared(stage, run)
+    assert one["reason"] == "cannot be computed here: sha512: disabled in FIPS mode"
     assert row_of(stage, run).state == "done"
 
 
