@@ -55,6 +55,29 @@ def test_a_posted_event_ends_with_every_digest_in_labdrive(
     assert kinds.count("file_hashed") == len(bodies)
 
 
+def test_mode_attest_asks_about_every_file_and_changes_no_hash(
+    service: LocalService, ledger: Ledger, container: str
+) -> None:
+    bodies = {f"f{number}": bytes([number]) * 1000 for number in range(100)}
+    ids = fill(service, bodies, container_id=container)
+    job_id = new_job(service, container_id=container)
+
+    answer = service.post(service.event(job_id, container_id=container, params={"mode": "attest"}))
+
+    run = ended_run(ledger, answer["run_id"])
+    assert (run.state, run.bytes_done) == (RunState.COMPLETED, 0)
+    # The S3 servers of the tests store no checksum; or else nothing was computed before that one could compare with.
+    verdicts = ledger.read_now(files.count_by_verdict, run.run_id)
+    assert verdicts in ({"no_baseline": len(bodies)}, {"unattested": len(bodies)})
+    assert all(stored_hashes(service, file_id) == {} for file_id in ids.values())
+    told = [message["message"] for message in job_messages(service, job_id)]
+    assert len(told) == len(bodies) + 1
+    assert told[-1].startswith(f"no file was read; the storage was asked about {len(bodies)} (")
+    kinds = [entry.kind for entry in ledger.read_now(entries.of_run, run.run_id, limit=1000)]
+    assert (kinds.count("file_attested"), kinds.count("file_hashed")) == (len(bodies), 0)
+    assert ledger.read_now(entries.verify).faults == ()
+
+
 def test_the_same_event_posted_fifty_times_at_once_is_one_run(
     service: LocalService, ledger: Ledger, container: str
 ) -> None:
