@@ -65,6 +65,21 @@ class _Hold:
 async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> None:
     dispatcher, deliverer = Dispatcher(), Deliverer(held=hold.sure)
     unfinished: dict[str, float] = {}
+    # These two wait for each other at a run's end: the last report sent lets it close, and closing owes another.
+    due = {"deliver": asyncio.Event(), "finish": asyncio.Event()}
+
+    async def delivered() -> int:
+        before = len(deliverer.at_work)
+        after = await deliverer.round(tools)
+        if after < before:
+            due["finish"].set()
+        return after
+
+    async def finished() -> int:
+        moved = await finish(tools, unfinished)
+        if moved:
+            due["deliver"].set()
+        return moved
 
     async def number() -> int:
         return await tools.ledger.write(entries.number)
@@ -77,8 +92,8 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> 
 
     duties = [
         asyncio.create_task(_duty(tools, "dispatch", lambda: dispatcher.round(tools))),
-        asyncio.create_task(_duty(tools, "deliver", lambda: deliverer.round(tools))),
-        asyncio.create_task(_duty(tools, "finish", lambda: finish(tools, unfinished))),
+        asyncio.create_task(_duty(tools, "deliver", delivered, due=due["deliver"])),
+        asyncio.create_task(_duty(tools, "finish", finished, due=due["finish"])),
         asyncio.create_task(_duty(tools, "number", number)),
         asyncio.create_task(_duty(tools, "sweep", swept, idle_s=SWEEP_EVERY_S)),
     ]
@@ -97,13 +112,20 @@ async def _while_leading(tools: WorkTools, stop: asyncio.Event, hold: _Hold) -> 
 
 
 async def _duty(
-    tools: WorkTools, name: str, round_: Callable[[], Awaitable[int]], *, idle_s: float | None = None
+    tools: WorkTools,
+    name: str,
+    round_: Callable[[], Awaitable[int]],
+    *,
+    idle_s: float | None = None,
+    due: asyncio.Event | None = None,
 ) -> None:
-    """Run `round_` again and again, sooner while it has work; a ledger that is away is waited for.
+    """Run `round_` again and again, sooner while it has work or is `due`; a ledger that is away is waited for.
 
     A bug is said loudly, and the duty begins again: it must not stop the others.
     """
+    due = due or asyncio.Event()
     while True:
+        due.clear()
         # Gathered, so that whatever went wrong comes back as a value.
         [ended] = await asyncio.gather(round_(), return_exceptions=True)
         pause_s = idle_s or tools.rules.idle_tick_s
@@ -116,7 +138,7 @@ async def _duty(
             raise ended
         elif ended:
             pause_s = tools.rules.tick_s
-        await asyncio.sleep(pause_s)
+        await _pause(due, pause_s)
 
 
 async def _renew(tools: WorkTools, hold: _Hold) -> None:
@@ -146,7 +168,7 @@ async def _take(tools: WorkTools) -> int | None:
         return None
 
 
-async def _pause(stop: asyncio.Event, pause_s: float) -> None:
+async def _pause(until: asyncio.Event, pause_s: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(pause_s):
-            await stop.wait()
+            await until.wait()

@@ -73,6 +73,16 @@ async def test_of_three_one_leads_and_does_all_that_is_due(ledger: Ledger, stage
     assert (await run_now(stages[0], run)).state is RunState.RUNNING
 
 
+async def test_a_run_that_is_worked_ends_without_waiting_for_the_next_look(ledger: Ledger) -> None:
+    with staged(ledger, rules=replace(QUICK, idle_tick_s=30.0)) as stage:
+        run = await listed(stage, 3)
+        for ticket in await dispatched(stage):
+            await hash_files(stage.tools, ticket)
+
+        async with leading(stage):
+            await wait_until_async(lambda: _state_of_now(ledger, run.run_id) is RunState.COMPLETED, timeout_s=10)
+
+
 async def test_when_the_leader_goes_in_order_the_next_begins_at_once(ledger: Ledger, stages: list[Stage]) -> None:
     async with leading(stages[0]) as (task, stop):
         await wait_until_async(lambda: holder(ledger) == "p0", timeout_s=4)
@@ -144,6 +154,10 @@ async def test_a_duty_that_breaks_again_and_again_does_not_stop_the_others(
         await wait_until_async(lambda: ledger.read_now(_state_of, run.run_id) == RunState.COMPLETED, timeout_s=4)
 
         assert holder(ledger) == "p0"
+
+
+def _state_of_now(ledger: Ledger, run_id: str) -> RunState | None:
+    return ledger.read_now(_state_of, run_id)
 
 
 def _state_of(connection: sa.Connection, run_id: str) -> RunState | None:
