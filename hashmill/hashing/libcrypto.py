@@ -108,6 +108,8 @@ class _Library:
         self.version = ""
 
     def why_not(self, name: str) -> str:
+        if name not in _KINDS:
+            return "no algorithm of OpenSSL's classic calls"
         with self._lock:
             if name not in self._why_not:
                 self._why_not[name] = self._tried(name)
@@ -122,8 +124,6 @@ class _Library:
         return function
 
     def _tried(self, name: str) -> str:
-        if name not in _KINDS:
-            return "no algorithm of OpenSSL's classic calls"
         if sys.implementation.name != "cpython":
             return "not in this kind of Python"
         try:

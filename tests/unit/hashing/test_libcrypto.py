@@ -122,8 +122,9 @@ def test_what_hashlib_does_not_agree_with_is_not_used(monkeypatch: pytest.Monkey
     assert "differs from hashlib" in libcrypto._Library().why_not("sha1")
 
 
-def test_other_algorithms_are_none_of_its() -> None:
+def test_other_algorithms_are_none_of_its_and_no_news(caplog: pytest.LogCaptureFixture) -> None:
     assert "blake3" not in ALGORITHMS
     assert not libcrypto.available("blake3")
+    assert not caplog.records
     with pytest.raises(RuntimeError):
         Classic("sha3-256")
