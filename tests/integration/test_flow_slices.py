@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from hashmill.flow.hash_files import hash_files
 from hashmill.flow.sweep import sweep
-from hashmill.hashing import fused, saved
+from hashmill.hashing import fused, libcrypto, saved
 from hashmill.ledger import entries, files
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
@@ -202,6 +202,20 @@ async def test_where_an_algorithm_has_no_state_to_be_told_the_file_is_read_in_on
     entry = told(stage, run)
     assert "slices" not in entry
     assert (entry["sliced"], entry["without_state"]) == (False, ["blake3"])
+
+
+async def test_where_neither_kernel_nor_libcrypto_serves_hashlib_does_in_one_go(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("accelerated", "available"):
+        monkeypatch.setattr(fused, name, lambda: False)
+    monkeypatch.setattr(libcrypto, "available", lambda name: False)
+    run = await large(stage)
+    await one_slice(stage)
+
+    assert is_right(row_of(stage, run))
+    assert told(stage, run)["without_state"] == ["md5", "sha256"]
+    assert told(stage, run)["backends"]["md5"].startswith("hashlib/")
 
 
 async def test_the_entry_of_a_small_file_says_nothing_of_slices(stage: Stage) -> None:
