@@ -11,6 +11,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,8 +161,12 @@ def storage_config(s3: S3, *, tenant_id: str, storage_id: str | None) -> Storage
 def place_finder(settings: Settings, wire: WireTable) -> PlaceOf:
     """Return the function that knows where a file's bytes are."""
 
+    @lru_cache(maxsize=1024)
+    def config_of(tenant_id: str, storage_id: str | None) -> StorageConfig:
+        return storage_config(settings.s3, tenant_id=tenant_id, storage_id=storage_id)
+
     def place_of(tenant_id: str, container_id: str, storage_id: str | None, file_id: str, path: str) -> ObjectPlace:
-        config = storage_config(settings.s3, tenant_id=tenant_id, storage_id=storage_id)
+        config = config_of(tenant_id, storage_id)
         bucket, key = object_address(
             wire,
             bucket=config.bucket or "",

@@ -104,7 +104,9 @@ def endpoint_of(tools: WorkTools, place: ObjectPlace) -> Endpoint:
     config = place.config
     address = config.endpoint_url or config.region
     name = f"{address} {config.access_key_id}" if config.access_key_id else address
-    return tools.endpoints.setdefault(name, Endpoint())
+    if (known := tools.endpoints.get(name)) is None:
+        known = tools.endpoints[name] = Endpoint()
+    return known
 
 
 async def rest_s(tools: WorkTools, place: ObjectPlace, error: HashmillError, *, began_s: float) -> float | None:

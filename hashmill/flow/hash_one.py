@@ -68,7 +68,7 @@ async def _judged(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPl
         if file.lost_leases and tools.trial is not None:
             outcome = await _tried(tools, tools.trial, run, file)
         else:
-            outcome = await read_one(tools, run, file)
+            outcome = await read_one(tools, run, file, place)
     except (StorageThrottled, StorageTimeout, SigningRefused) as error:
         pause = await rest_s(tools, place, error, began_s=began_s)
         if pause is not None:
@@ -81,9 +81,9 @@ async def _judged(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPl
     return outcome
 
 
-async def read_one(mill: Mill, run: Run, file: ClaimedFile) -> FileOutcome:
+async def read_one(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace | None = None) -> FileOutcome:
     """Return the outcome of a file that was found, and read and hashed if that is asked; raises what prevented it."""
-    place = place_of(mill, run, file)
+    place = place or place_of(mill, run, file)
     if run.mode is Mode.ATTEST:
         return await attest(mill, run, file, place)
     if is_sliced(mill, run, file):
