@@ -76,11 +76,11 @@ def judge(head: ObjectHead, baseline: Baseline | None, compared: Sequence[Compar
     """
     if baseline is None:
         return Verdict.NO_BASELINE
-    if not head.checksums:
-        return Verdict.UNATTESTED
-    if all(one.comparison is Comparison.NOT_COMPARABLE for one in compared):
-        return Verdict.NO_BASELINE if any(not one.stored.fault for one in compared) else Verdict.UNATTESTED
     same = same_version(head, baseline)
+    if all(one.stored.fault for one in compared):
+        return Verdict.UNATTESTED if same else Verdict.CHANGED
+    if all(one.comparison is Comparison.NOT_COMPARABLE for one in compared):
+        return Verdict.NO_BASELINE
     if not differing(compared) and (same or head.size_bytes == baseline.size_bytes):
         return Verdict.ATTESTED
     return Verdict.DISPUTED if same and differing(compared) else Verdict.CHANGED
@@ -163,6 +163,6 @@ def _said(verdict: Verdict, compared: Sequence[Compared], file: ClaimedFile, det
         case Verdict.CHANGED:
             return f"it was replaced since it was read{at}; read it with mode hash"
         case Verdict.UNATTESTED:
-            return "the storage states no checksum for it"
+            return "the storage states no checksum for it that can be read"
         case _:
             return "no earlier digest of it can be compared with what the storage states; read it with mode hash"

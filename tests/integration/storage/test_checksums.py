@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from hashmill.domain.checksums import PartSizes, StoredChecksum
+from hashmill.domain.checksums import PartSizes, StoredChecksum, computed_in
 from hashmill.domain.job import Mode, RunState
 from hashmill.domain.secret import Secret
-from hashmill.domain.work import ClaimedFile, FileOutcome
+from hashmill.domain.work import Baseline, ClaimedFile, FileOutcome
 from hashmill.flow.hash_one import read_one
 from hashmill.flow.tools import MillTools, ObjectPlace, Rules
 from hashmill.hashing.engine import HashEngine
@@ -107,9 +107,16 @@ async def opened_head(storage: Storage, config: StorageConfig, bucket: str, key:
 
 
 async def worked(
-    storage: Storage, engine: HashEngine, config: StorageConfig, bucket: str, key: str, size_bytes: int
+    storage: Storage,
+    engine: HashEngine,
+    config: StorageConfig,
+    bucket: str,
+    key: str,
+    size_bytes: int,
+    *,
+    baseline: Baseline | None = None,
 ) -> FileOutcome:
-    """Read one file as a worker does."""
+    """Read one file as a worker does; with `baseline` only ask about it."""
 
     def place_of(tenant_id: str, container_id: str, storage_id: str | None, file_id: str, path: str) -> ObjectPlace:
         return ObjectPlace(config=config, bucket=bucket, key=path)
@@ -117,8 +124,16 @@ async def worked(
     mill = MillTools(process="here", rules=Rules(), storage=storage, engine=engine, place_of=place_of)
     run: dict[str, Any] = dict.fromkeys(Run.__slots__, 0)
     run |= {"algorithms": ("md5", "sha256"), "api_url": "http://127.0.0.1:1", "container_id": "1", "job_id": "1"}
-    run |= {"state": RunState.RUNNING, "mode": Mode.HASH, "run_id": "run", "tenant_id": "default", "storage_id": None}
-    file = ClaimedFile(file_no=1, file_id="1", path=key, size_bytes=size_bytes, fence=1, attempts=0, generation=0)
+    run |= {
+        "state": RunState.RUNNING,
+        "mode": Mode.ATTEST if baseline else Mode.HASH,
+        "run_id": "run",
+        "tenant_id": "default",
+        "storage_id": None,
+    }
+    file = ClaimedFile(
+        file_no=1, file_id="1", path=key, size_bytes=size_bytes, fence=1, attempts=0, generation=0, baseline=baseline
+    )
     return await read_one(mill, Run(**run), file)
 
 
@@ -186,6 +201,36 @@ async def test_a_crc64nvme_of_an_object_of_parts_is_of_the_whole_object(
     (compared,) = outcome.provider_checksums
     assert (compared["of"], compared["comparison"]) == ("object", "equal")
     assert compared["computed"] == plain("CRC64NVME", b"".join(PARTS))
+
+
+async def test_what_was_read_once_is_attested_by_one_head_until_it_is_replaced(
+    storage: Storage, engine: HashEngine, moto: MotoS3, moto_client: Any
+) -> None:
+    named = {"Bucket": BUCKET, "Key": "attested"}
+    moto_client.put_object(**named, Body=BODY, ChecksumAlgorithm="CRC64NVME")
+    read = await worked(storage, engine, moto.config, BUCKET, "attested", len(BODY))
+    baseline = Baseline(
+        run_id="earlier",
+        file_no=1,
+        finished_at_ms=0,
+        size_bytes=len(BODY),
+        etag=read.etag,
+        version_id=read.version_id,
+        digests={**computed_in(read.provider_checksums), **read.digests},
+    )
+
+    async def ask() -> str | None:
+        found = await worked(storage, engine, moto.config, BUCKET, "attested", len(BODY), baseline=baseline)
+        assert (found.kind, found.digests, found.size_bytes) == ("file_attested", {}, None)
+        return found.verdict
+
+    assert await ask() == "attested"
+    moto_client.put_object(**named, Body=BODY[::-1], ChecksumAlgorithm="CRC64NVME")
+    assert await ask() == "changed"
+    moto_client.put_object(**named, Body=BODY)
+    assert await ask() == "unattested"
+    moto_client.put_object(**named, Body=BODY[::-1])
+    assert await ask() == "changed"
 
 
 async def test_an_object_stored_without_a_checksum_states_none(
