@@ -125,9 +125,9 @@ async def _get_object(
             end_byte = pin.size_bytes if end_byte is None else end_byte
             if difference := _difference(response, pin, start_byte, end_byte):
                 raise ObjectChanged(f"{place}: {difference}")
-            return pin, _body(link, response, end_byte - start_byte)
+            return pin, _body(link, response, end_byte - start_byte, resumable=pin.resumable)
         if (head := _described(response, place)) is not None and expected_bytes in (None, head.size_bytes):
-            return head, _body(link, response, head.size_bytes)
+            return head, _body(link, response, head.size_bytes, resumable=head.resumable)
     except BaseException:  # raised again: a connection that is not given back would be missed by all later reads
         response.close()
         raise
@@ -159,10 +159,15 @@ async def in_words(link: Link, place: ObjectPlace, ask: Callable[[], Awaitable[T
         raise
 
 
-def _body(link: Link, response: aiohttp.ClientResponse, left_bytes: int) -> Body:
-    """Return what reads the answer's body: the way that costs least, for its length and what is here already."""
+def _body(link: Link, response: aiohttp.ClientResponse, left_bytes: int, *, resumable: bool) -> Body:
+    """Return what reads the answer's body: the way that costs least, for its length and what is here already.
+
+    Over TLS not directly what cannot be resumed: when the server hangs up behind a body while nobody reads, asyncio hands
+    a `BufferedProtocol` but one more room full of what it holds, at most 0.5 MiB (known: `sslproto` of CPython 3.11).
+    """
     framed = response.headers.get("Content-Length") == str(left_bytes)
-    if framed and left_bytes >= DIRECT_FROM_BYTES and response.connection is not None:
+    whole_tail = resumable or not link.tls
+    if framed and whole_tail and left_bytes >= DIRECT_FROM_BYTES and response.connection is not None:
         return DirectStream(response, left_bytes, idle_timeout_s=link.wire.idle_timeout_s)
     return ByteStream(response)
 
