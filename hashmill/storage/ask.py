@@ -162,8 +162,8 @@ async def in_words(link: Link, place: ObjectPlace, ask: Callable[[], Awaitable[T
 def _body(link: Link, response: aiohttp.ClientResponse, left_bytes: int, *, resumable: bool) -> Body:
     """Return what reads the answer's body: the way that costs least, for its length and what is here already.
 
-    Over TLS not directly what cannot be resumed: when the server hangs up behind a body while nobody reads, asyncio hands
-    a `BufferedProtocol` but one more room full of what it holds, at most 0.5 MiB (known: `sslproto` of CPython 3.11).
+    Over TLS not directly what cannot be resumed: when the server hangs up behind a body while nobody reads, asyncio
+    hands a `BufferedProtocol` but one more room full of what it holds, at most 0.5 MiB (known: CPython's `sslproto`).
     """
     framed = response.headers.get("Content-Length") == str(left_bytes)
     whole_tail = resumable or not link.tls
