@@ -13,7 +13,6 @@ from typing import Any
 from hashmill.domain.checksums import Compared, Comparison, differing
 from hashmill.domain.errors import ConfigFault, ErrorClass
 from hashmill.domain.job import FileState
-from hashmill.domain.origin import origin_of
 from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
 from hashmill.domain.work import Baseline, ClaimedFile, FileOutcome
@@ -32,8 +31,7 @@ KIND = "file_attested"
 
 async def with_baselines(tools: WorkTools, run: Run, claimed: Sequence[ClaimedFile]) -> list[ClaimedFile]:
     """Return the files, each with what it was when we last read it, if we ever did."""
-    origin = origin_of(run.api_url)
-    refs = {file.file_no: baselines.object_ref(origin, run.container_id, file.file_id) for file in claimed}
+    refs = {file.file_no: baselines.object_ref(run.api_url, run.container_id, file.file_id) for file in claimed}
     found = await tools.ledger.read(baselines.newest, list(refs.values()))
     return [replace(file, baseline=found.get(refs[file.file_no])) for file in claimed]
 

@@ -5,7 +5,6 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from hashmill.domain.checksums import Compared, differing
@@ -23,7 +22,6 @@ from hashmill.domain.errors import (
     Transient,
 )
 from hashmill.domain.job import FileState, Mode
-from hashmill.domain.origin import origin_of
 from hashmill.domain.pause import jittered
 from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
@@ -43,7 +41,6 @@ from hashmill.storage.config import ObjectHead
 log = logging.getLogger(__name__)
 
 DETAIL_MAX_CHARS = 1000
-_origin = lru_cache(256)(origin_of)
 AGAIN_S = (1.0, 4.0)
 """So long between two trials of one file: memory that a neighbour took for a moment is given back by then."""
 
@@ -233,7 +230,7 @@ def _done(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, read: _Re
         etag=read.head.etag,
         version_id=read.head.version_id,
         verdict=verdict,
-        object_ref=object_ref(_origin(run.api_url), run.container_id, file.file_id),
+        object_ref=object_ref(run.api_url, run.container_id, file.file_id),
         provider_checksums=read.documents,
         entry=entry,
         reports=words.hashed(file.file_no, file.file_id, found["digests"], messages=mill.rules.messages),

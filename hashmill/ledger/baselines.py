@@ -17,9 +17,12 @@ from hashmill.ledger.tables import files
 _TOLD = ("run_id", "file_no", "finished_at_ms", "size_bytes", "etag", "version_id", "digests", "provider_checksums")
 
 
-def object_ref(origin: str, container_id: str, file_id: str) -> str:
-    """Return what the same file of LABDRIVE has in every run: 32 hex digits, as its ids may be long."""
-    return hashlib.sha256(json.dumps([origin, container_id, file_id]).encode()).hexdigest()[:32]
+def object_ref(api_url: str, container_id: str, file_id: str) -> str:
+    """Return what the same file of LABDRIVE has in every run: 32 hex digits, as its ids may be long.
+
+    `api_url` is a run's, with its path: two platforms may share one origin, and ids mean nothing to the other.
+    """
+    return hashlib.sha256(json.dumps([api_url, container_id, file_id]).encode()).hexdigest()[:32]
 
 
 def newest(connection: sa.Connection, refs: Sequence[str]) -> dict[str, Baseline]:

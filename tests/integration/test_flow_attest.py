@@ -18,7 +18,7 @@ from hashmill.ledger import baselines, entries, files
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
 from hashmill.storage.config import StorageConfig
-from tests.helpers.fakes import OTHER_ORIGIN, RULES, Stage, delivered, dispatched, listed, run_now, staged
+from tests.helpers.fakes import ORIGIN, OTHER_ORIGIN, RULES, Stage, delivered, dispatched, listed, run_now, staged
 from tests.helpers.ledger import fresh_ledger
 
 KEY = "dir/1.bin"
@@ -178,8 +178,9 @@ async def test_a_statement_that_cannot_be_read_attests_nothing(stage: Stage) -> 
     assert row_of(stage, run).verdict == "unattested"
 
 
-async def test_a_file_of_another_container_or_platform_is_no_baseline(stage: Stage) -> None:
-    await worked(stage, states=of(BODY), api_url=OTHER_ORIGIN)
+@pytest.mark.parametrize("platform", [OTHER_ORIGIN, f"{ORIGIN}/second"], ids=["origin", "path"])
+async def test_a_file_of_another_container_or_platform_is_no_baseline(stage: Stage, platform: str) -> None:
+    await worked(stage, states=of(BODY), api_url=platform)
     run = await attested(stage, states=of(BODY))
 
     assert row_of(stage, run).verdict == "no_baseline"
