@@ -22,11 +22,11 @@ def algorithms(as_json: AsJson = False) -> None:
     """List the digest algorithms an event may ask for, and the library that computes each here."""
     from hashmill.domain.digest import DEFAULT_ALGORITHMS
     from hashmill.domain.errors import AlgorithmFailed
-    from hashmill.hashing.registry import algorithm_names, open_hasher
+    from hashmill.hashing.registry import algorithm_names, open_hashers
 
     def library(name: str) -> str | None:
         try:
-            return open_hasher(name).backend
+            return open_hashers([name])[0].backend
         except AlgorithmFailed:  # OpenSSL in a mode that forbids it
             return None
 

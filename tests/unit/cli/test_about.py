@@ -8,6 +8,7 @@ from hashmill import __version__
 from hashmill.cli.advice import advice, advice_for
 from hashmill.domain.digest import DEFAULT_ALGORITHMS, KNOWN_ALGORITHMS
 from hashmill.domain.errors import ErrorClass
+from hashmill.hashing.registry import open_hashers
 from tests.helpers.cli import run_cli
 
 CANARY = "canary-51c0-in-no-output"
@@ -24,6 +25,10 @@ def test_every_algorithm_an_event_may_name_is_listed_with_its_library() -> None:
     assert {one["name"] for one in found} == set(KNOWN_ALGORITHMS)
     assert [one["name"] for one in found if one["default"]] == list(DEFAULT_ALGORITHMS)
     assert all(one["library"] for one in found)
+    # As a ledger entry would name it: by the native kernel where that serves.
+    assert [one["library"] for one in found if one["default"]] == [
+        open_hashers([name])[0].backend for name in DEFAULT_ALGORITHMS
+    ]
     assert "hashlib/OpenSSL" in run_cli("algorithms").out
 
 
