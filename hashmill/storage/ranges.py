@@ -29,6 +29,10 @@ WINDOW_S: Final = 2.0
 WAITING_SHARE: Final = 0.5
 """More are tried when the reader has waited for bytes more than this share of the time."""
 
+FIRST_BYTES_S: Final = 2.0
+"""So long the one connection, with its part read, waits for the first bytes of the range behind it. No longer: that may
+wait for the very connection, where they are few."""
+
 GAIN: Final = 1.15
 """Twice as many connections must bring so many times the bytes."""
 
@@ -39,7 +43,9 @@ OpenRange = Callable[[int, int | None], Awaitable[Body]]
 class WideBody:
     """The bytes of an object from `start_byte` to `end_byte`, read by `first` and by up to `width_max()` connections.
 
-    `buffers` is how many ranges may be held at most. What breaks a range is raised where its bytes are due.
+    `buffers` is how many ranges may be held at most. What breaks a range is raised where its bytes are due; but the one
+    connection is only given up for ranges once the first of them has brought bytes, and goes on alone when that fails:
+    a server need not know ranges (known: RFC 9110, 14.2).
     """
 
     def __init__(
@@ -94,9 +100,19 @@ class WideBody:
         got_bytes = await plain.fill(room[:left_bytes] if left_bytes else room)
         self._width.arrived(got_bytes)
         if got_bytes == left_bytes and self._plain_end_byte < self._end_byte:
-            plain.close()
-            self._plain = None
+            if not self._parts or await self._parts[0].brings():
+                plain.close()
+                self._plain = None
+            else:
+                self._go_on_alone()
         return got_bytes
+
+    def _go_on_alone(self) -> None:
+        for part in self._parts:
+            part.close()
+        self._parts.clear()
+        self._plain_end_byte = self._asked_byte = self._end_byte
+        self._width.give_up()
 
     def _cut_plain(self) -> None:
         """Let the one connection go on for a range yet, while those behind it are fetched."""
@@ -140,6 +156,15 @@ class _Part:
     @property
     def is_read(self) -> bool:
         return self._taken_bytes == self._size_bytes
+
+    async def brings(self) -> bool:
+        """Wait for the first bytes, for `FIRST_BYTES_S` at most; return whether they came."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_BYTES_S):
+                while not self._got_bytes and not self._fetching.done():
+                    self._news.clear()
+                    await self._news.wait()
+        return self._got_bytes > 0
 
     async def take(self, room: memoryview) -> int:
         while self._taken_bytes == self._got_bytes:
@@ -213,6 +238,10 @@ class _Width:
             self._warm = True  # what came while connections were opened tells nothing
             self._window = _Window(now_s)
         return self.now
+
+    def give_up(self) -> None:
+        """Stay with one connection from now on."""
+        self.now, self._enough, self._tried_against_bytes_per_s = 1, True, None
 
     def _judge(self, window: _Window, lasted_s: float) -> None:
         bytes_per_s = window.got_bytes / lasted_s

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hashmill.domain.errors import ObjectChanged
 from hashmill.storage import ranges
 from hashmill.storage.ranges import WideBody
 from hashmill.storage.stream import Body
@@ -203,3 +204,33 @@ async def test_a_range_that_ends_early_is_no_end() -> None:
     net.open_range = short  # type: ignore[method-assign]
     with pytest.raises(aiohttp.ClientPayloadError, match="ended early"):
         await read(net, width_max=lambda: 4)
+
+
+@pytest.mark.parametrize("fault", [ObjectChanged("status is 200, not 206"), ConnectionRefusedError()])
+async def test_where_the_first_range_fails_the_one_connection_goes_on_alone(fault: Exception) -> None:
+    class Rangeless(Net):
+        async def open_range(self, start_byte: int, end_byte: int | None) -> Body:
+            if start_byte or end_byte is not None:
+                self.opened.append((start_byte, end_byte))
+                raise fault
+            return await super().open_range(start_byte, end_byte)
+
+    net = Rangeless(Random(8).randbytes(40 * RANGE_BYTES), bytes_per_s=1000.0)
+
+    assert await read(net, width_max=lambda: 8) == net.body
+
+    assert len(net.opened) == 2  # tried once
+    assert net.open == []
+
+
+async def test_where_no_connection_is_left_for_a_range_the_one_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Net):
+        async def open_range(self, start_byte: int, end_byte: int | None) -> Body:
+            if start_byte or end_byte is not None:
+                await asyncio.Event().wait()
+            return await super().open_range(start_byte, end_byte)
+
+    monkeypatch.setattr(ranges, "FIRST_BYTES_S", 0.01)
+    net = Full(Random(9).randbytes(40 * RANGE_BYTES), bytes_per_s=1000.0)
+
+    assert await read(net, width_max=lambda: 8) == net.body
