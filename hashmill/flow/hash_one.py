@@ -183,9 +183,22 @@ def _sliced(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, part: S
         raise ObjectTruncated(place.key, expected_bytes=part.head.size_bytes, received_bytes=part.hashed.size_bytes)
     how = {"slices": part.slices, "resumed_from": part.resumed_from_bytes}
     read = _Read(head=part.head, hashed=part.hashed, compared=part.compared)
-    if part.first is not None:
+    if part.first is None:
+        return _done(mill, run, file, place, read, **how)
+    try:
         return _judged_twice(mill, run, file, place, part.first, read, **how)
-    return _done(mill, run, file, place, read, **how)
+    except ObjectChanged as fault:
+        # Two whole reads of a large file are spent, and what was saved is of a damaged one: no third by itself.
+        detail = one_line(str(fault), max_chars=DETAIL_MAX_CHARS)
+        return failed_for_good(
+            mill,
+            run,
+            file,
+            state=FileState.FAILED,
+            error_class=fault.error_class,
+            detail=detail,
+            verdict=Verdict.CHANGED,
+        )
 
 
 def _found(run: Run, place: ObjectPlace, read: _Read) -> dict[str, Any]:

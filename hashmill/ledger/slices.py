@@ -26,7 +26,15 @@ def with_saved(connection: sa.Connection, run_id: str, claimed: Sequence[Claimed
 
 
 def keep(connection: sa.Connection, run_id: str, outcomes: Sequence[FileOutcome]) -> None:
-    """Keep what `outcomes` saved. Such a file got on: the tries and lost leases before this slice are forgotten."""
+    """Keep what `outcomes` saved. Such a file got on: the tries and lost leases before this slice are forgotten.
+
+    What was saved of a file that failed is not gone on with, whatever it failed of.
+    """
+    failed = [outcome.file_no for outcome in outcomes if outcome.state in (FileState.FAILED, FileState.DEAD)]
+    if failed:
+        connection.execute(
+            sa.delete(saved_hashes).where(saved_hashes.c.run_id == run_id, saved_hashes.c.file_no.in_(failed))
+        )
     for outcome in outcomes:
         if outcome.saved is None:
             continue

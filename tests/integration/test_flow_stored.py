@@ -11,8 +11,10 @@ import pytest
 
 from hashmill.domain.checksums import PartSizes, StoredChecksum
 from hashmill.domain.errors import AlgorithmFailed
+from hashmill.domain.job import FileState
 from hashmill.flow import stored as stored_module
 from hashmill.flow.hash_files import hash_files
+from hashmill.flow.replay import ReplayRequest, replay
 from hashmill.hashing import fused
 from hashmill.hashing.registry import open_hasher
 from hashmill.ledger import entries, files
@@ -267,6 +269,27 @@ async def test_a_difference_found_in_slices_is_confirmed_in_slices(slicing: Stag
 
 
 @needs_kernel
+async def test_a_large_file_of_which_two_reads_differ_fails_and_a_replay_begins_it_anew(slicing: Stage) -> None:
+    reads = iter(range(100))
+    sick = True
+
+    def body() -> bytes:
+        return bytes([next(reads)]) + BODY[1:] if sick else BODY
+
+    run = await hashed(slicing, of_object("crc64nvme"), body=body)
+
+    # The double looks at its object twice an opening, and two whole reads are ten slices.
+    assert next(reads) == 4 * SIZE_BYTES // SLICE_BYTES
+    assert entry_of(slicing, run)[1]["error_class"] == "s3.changed_during_read"
+    assert row_of(slicing, run).state is FileState.FAILED
+    sick = False
+    await delivered(slicing)
+    await replay(slicing.tools, ReplayRequest(run_id=run.run_id, who="ada", reason="the disk was changed"))
+    await worked(slicing, run)
+    assert row_of(slicing, run).state is FileState.DONE
+    assert row_of(slicing, run).digests == {name: plain(name, BODY) for name in run.algorithms}
+
+
 async def test_slices_that_another_version_began_are_ended_without_a_comparison(slicing: Stage) -> None:
     run = await listed(slicing, 1, size_bytes=SIZE_BYTES)
     slicing.storage.objects[KEY] = BODY
