@@ -295,7 +295,9 @@ class Worker(Section):
     """One worker process."""
 
     slots: int = Field(32, ge=1, le=1024, description="Tickets worked at once.")
-    files_in_flight: int = Field(64, ge=1, le=4096, description="Files read at once, over all slots.")
+    files_in_flight: int = Field(
+        64, ge=1, le=4096, description="Files read at once, over all slots; fewer than s3.connections."
+    )
     queues: Words = Field(
         default_factory=lambda: ["files", "big", "runs"], description="Queues this process takes from."
     )

@@ -85,8 +85,10 @@ def judge(head: ObjectHead, baseline: Baseline | None, compared: Sequence[Compar
 
 
 def same_version(head: ObjectHead, baseline: Baseline) -> bool:
-    """Return whether the object is the very version that we read."""
+    """Return whether the object is the very version that we read; a weak ETag alone does not say so."""
     versions = {head.version_id, baseline.version_id}
+    if head.etag.startswith("W/") and (None in versions or len(versions) > 1):
+        return False
     return (head.etag, head.size_bytes) == (baseline.etag, baseline.size_bytes) and (
         None in versions or len(versions) == 1
     )

@@ -26,7 +26,7 @@ class DirectStream(asyncio.BufferedProtocol):
     def __init__(self, response: aiohttp.ClientResponse, left_bytes: int, *, idle_timeout_s: float) -> None:
         connection = response.connection
         if connection is None or connection.protocol is None or connection.transport is None:
-            raise ValueError("the answer has arrived already, or its connection is lost")
+            raise aiohttp.ClientConnectionError("the answer has arrived already, or its connection is lost")
         self._response = response
         self._lender = connection.protocol
         self._transport = connection.transport

@@ -134,6 +134,14 @@ async def test_another_checksum_of_the_very_version_we_read_is_a_dispute_that_fa
     assert faults(stage) == ()
 
 
+async def test_one_weak_etag_is_not_one_version(stage: Stage) -> None:
+    stage.storage.etags[KEY] = 'W/"one"'
+    await worked(stage, states=of(BODY))
+    run = await attested(stage, states=of(OTHER))
+
+    assert row_of(stage, run).verdict != "disputed"
+
+
 async def test_another_checksum_of_another_version_says_that_the_object_was_replaced(stage: Stage) -> None:
     await worked(stage, states=of(BODY))
     stage.storage.etags[KEY] = '"another"'
