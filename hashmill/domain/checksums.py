@@ -12,7 +12,6 @@ PARTS_MAX: Final = 10_000
 class Evidence(StrEnum):
     """On what a statement about an object rests. A stored value is no check: nobody read the bytes for it."""
 
-    OWN_READ = "own_read"
     PROVIDER_STORED = "provider_stored"
 
 
