@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.source import Shelf, ring
 from hashmill.domain.secret import Secret
 from hashmill.hashing import fused
-from hashmill.hashing.engine import SIDE_BY_SIDE, HashEngine
+from hashmill.hashing.engine import HashEngine
 from hashmill.hashing.registry import open_hashers
 from hashmill.settings import Settings
 from hashmill.storage.budget import ByteBudget
@@ -96,7 +96,8 @@ def by_kernel(shelf: Shelf) -> Found:
     """Hash every object of the shelf out of memory, on every core, as many side by side as a hash thread takes."""
     ring()
     numbers = range(shelf.count)
-    groups = [numbers[at : at + SIDE_BY_SIDE] for at in range(0, shelf.count, SIDE_BY_SIDE)]
+    width = fused.group(ALGORITHMS, fused.SIDE_BY_SIDE_MAX)
+    groups = [numbers[at : at + width] for at in range(0, shelf.count, width)]
 
     def together(group: Sequence[int]) -> Found:
         if not fused.available():

@@ -266,10 +266,10 @@ def kernel_table(results: Results) -> str:
     if "kernel" not in results:
         return NOT_YET
     result = results["kernel"]
-    names = ["hashlib", *(f"{streams} streams" for streams in (1, 2, 3, 4))]
+    names = ["hashlib", *(f"{streams} streams" for streams in (1, 2, 3, 4, 8, 16))]
     lines = [
-        "| algorithms | hashlib | one stream | two | three | four |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| algorithms | hashlib | one stream | two | three | four | eight | sixteen |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for algorithms, rows in result["rates"].items():
         small = algorithms == "small files"

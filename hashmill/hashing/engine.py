@@ -14,8 +14,9 @@ from hashmill.domain.errors import AlgorithmFailed
 from hashmill.hashing import fused
 from hashmill.hashing.registry import Block, Hasher, open_hashers
 
-SIDE_BY_SIDE: Final = 4
-"""Streams that one hash thread feeds to the native kernel together; see benchmarks/results/kernel.json."""
+WIDE: Final = 5
+"""From how many streams on a group is of the kernel's wide kind, which costs the same however many of its lanes are
+used: two threads that share one take as long as one of them does, and twice the CPU."""
 
 _LIBRARY_ERRORS: Final = (
     ArithmeticError,
@@ -194,12 +195,15 @@ class _Weaver:
                     )
 
     def _take_into(self, taken: list[tuple[fused.Fused, Block, "Future[None]"]]) -> None:
-        """Take some that want the same algorithms: as many as leave their share to each thread that is idle."""
+        """Take some that want the same algorithms: a group that costs least, or this thread's share of a small one."""
         if not self._waiting:
             return
-        idle = 1 + max(0, self.threads - self._at_work)  # this one, which is at work, and those that are not
-        share = min(SIDE_BY_SIDE, -(-len(self._waiting) // idle))
         algorithms = self._waiting[0][0].algorithms
+        alike = sum(job[0].algorithms == algorithms for job in self._waiting)
+        share = fused.group(algorithms, alike)
+        if share < WIDE:
+            idle = 1 + max(0, self.threads - self._at_work)  # this one, which is at work, and those that are not
+            share = min(share, -(-len(self._waiting) // idle))
         for _ in range(len(self._waiting)):
             job = self._waiting.popleft()
             if len(taken) < share and job[0].algorithms == algorithms:

@@ -6,7 +6,7 @@ A digest that is wrong is worse than none, and a kernel can be wrong on one kind
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Final, Protocol
 
@@ -46,6 +46,8 @@ class NativeKernel(Protocol):
 
     def update_many(self, pairs: tuple[tuple[NativeHasher, Buffer], ...], /) -> None: ...
 
+    def calibrate(self) -> Mapping[int, Sequence[int]]: ...
+
 
 BITS: Final = {"md5": 1, "sha1": 2, "sha256": 4}
 """The bit of each algorithm in a mask."""
@@ -61,6 +63,9 @@ ANSWERS: Final = (
 )
 EDGES: Final = (0, 1, 55, 56, 57, 63, 64, 65, 119, 120, 127, 128, 129, 1000)
 """Lengths around a full block, and around the last one that leaves room for the length behind it."""
+
+CUTS: Final = ((700, 900, 260, 1500), (64, 64, 64, 64), (1, 2000, 5, 700), (5000, 5100, 4800, 6000))
+"""Lengths of pieces that are fed side by side."""
 
 
 def fault_of(native: NativeKernel, kernel: str | None = None) -> str:
@@ -89,10 +94,10 @@ def _faults(native: NativeKernel, kernel: str | None, mask: int, data: memoryvie
         hasher = native.Fused.restore(hasher.export(), kernel=kernel)
         hasher.update(data[1 + cut : 1 + length])
         yield from _differences(hasher, mask, data[1 : 1 + length], f"{length} bytes through a saved state")
-    for streams in (2, 3, 4):
+    for streams in (2, 3, 4, 16):
         hashers = [native.Fused(mask, kernel) for _ in range(streams)]
         pieces: list[list[memoryview]] = [[] for _ in hashers]
-        for lengths in ((700, 900, 260, 1500), (64, 64, 64, 64), (1, 2000, 5, 700), (5000, 5100, 4800, 6000)):
+        for lengths in CUTS if streams <= 4 else CUTS[:3]:
             for number, length in enumerate(islice(cycle(lengths), streams)):
                 pieces[number].append(data[number * 7 : number * 7 + length])
             native.update_many(tuple((hasher, piece[-1]) for hasher, piece in zip(hashers, pieces, strict=True)))

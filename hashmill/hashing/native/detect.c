@@ -11,7 +11,7 @@ enum {
     AVX512_FILES = 0xe6, /* and opmask, both halves of zmm */
 };
 
-static hm_kernel with_avx512;
+static hm_kernel with_avx512, with_wide;
 
 /* XCR0: the register files that the system saves on a task switch; an instruction beyond them is illegal. */
 static uint64_t saved_by_system(void)
@@ -24,7 +24,7 @@ static uint64_t saved_by_system(void)
 static int all_of(uint32_t flags, uint32_t asked) { return (flags & asked) == asked; }
 
 /* Put what the CPU has beyond plain C into `known`, the best first; return how many. Every flag of the TARGETs of
- * x86_sha.c and x86_avx512.c is asked for: compilers use them all. */
+ * x86_sha.c, x86_avx512.c and x86_wide.c is asked for: compilers use them all. */
 static int detect(const char **why)
 {
     uint32_t eax, ebx, ecx, edx, leaf1;
@@ -52,6 +52,16 @@ static int detect(const char **why)
         with_avx512.blocks4[3] = hm_avx512_four_3;
         with_avx512.blocks4[5] = hm_avx512_four_5;
         with_avx512.blocks4[7] = hm_avx512_four_7;
+        if (all_of(ebx, bit_AVX512BW)) {
+            static hm_blocks_wide *const wide[HM_ALL + 1] = {
+                NULL,             hm_avx512_wide_1, hm_avx512_wide_2, hm_avx512_wide_3,
+                hm_avx512_wide_4, hm_avx512_wide_5, hm_avx512_wide_6, hm_avx512_wide_7};
+            with_wide = with_avx512;
+            with_wide.name = "sha-ni+avx512bw";
+            for (int mask = 1; mask <= HM_ALL; mask++)
+                with_wide.wide[mask] = wide[mask];
+            known[count++] = &with_wide;
+        }
         known[count++] = &with_avx512;
     }
     known[count++] = &hm_x86_sha;

@@ -301,9 +301,33 @@ static int module_clear(PyObject *module)
     return 0;
 }
 
+/* calibrate() -> {mask: (group for 1 stream, ... for HM_MANY_MAX)} */
+static PyObject *calibrate(PyObject *module, PyObject *none)
+{
+    const char *why;
+    int count;
+    const hm_kernel *best = hm_kernels(&count, &why)[0];
+    (void)module, (void)none;
+    hm_calibrate(best);
+    PyObject *told = PyDict_New();
+    for (int mask = 1; told && mask <= HM_ALL; mask++) {
+        PyObject *key = PyLong_FromLong(mask), *groups = PyTuple_New(HM_MANY_MAX);
+        int failed = !key || !groups;
+        for (int live = 1; !failed && live <= HM_MANY_MAX; live++) {
+            PyObject *group = PyLong_FromLong(hm_group(best, mask, live));
+            failed = !group || PyTuple_SetItem(groups, live - 1, group);
+        }
+        if (failed || PyDict_SetItem(told, key, groups))
+            Py_CLEAR(told);
+        Py_XDECREF(key), Py_XDECREF(groups);
+    }
+    return told;
+}
+
 static PyMethodDef module_methods[] = {
     {"update_many", update_many, METH_O, NULL},
     {"kernels", kernels, METH_NOARGS, NULL},
+    {"calibrate", calibrate, METH_NOARGS, NULL},
     {"why_slow", why_slow, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -185,5 +185,6 @@ const hm_kernel hm_portable = {
     "portable",
     {NULL, mask1, mask2, mask3, mask4, mask5, mask6, mask7},
     {NULL, mask1_2, mask2_2, mask3_2, mask4_2, mask5_2, mask6_2, mask7_2},
-    {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL},
+    {NULL},
+    {NULL},
 };

@@ -55,26 +55,25 @@ void hm_feed(hm_stream *s, int n)
             live++;
         if (!live)
             break;
-        if (live >= 3 && kernel->blocks4[mask]) {
-            hm_state idle, *states[4] = {&idle, &idle, &idle, &idle};
-            const uint8_t *data[4] = {s[0].p, s[0].p, s[0].p, s[0].p}; /* of three, the fourth lane idles along */
-            int lanes = live < 4 ? live : 4;
-            size_t blocks = s[lanes - 1].left / HM_BLOCK;
+        const int group = hm_group(kernel, mask, live), lanes = live < group ? live : group;
+        const size_t blocks = s[lanes - 1].left / HM_BLOCK;
+        /* Where there are fewer streams than lanes, the others idle along on the first one's bytes. */
+        hm_state idle, *states[HM_WIDE];
+        const uint8_t *data[HM_WIDE];
+        if (lanes < group)
             hm_init(&idle);
-            for (int i = 0; i < lanes; i++)
-                states[i] = &s[i].h->state, data[i] = s[i].p;
+        for (int i = 0; i < group; i++)
+            states[i] = i < lanes ? &s[i].h->state : &idle, data[i] = s[i < lanes ? i : 0].p;
+        if (group == HM_WIDE)
+            kernel->wide[mask](states, data, blocks);
+        else if (group == 4)
             kernel->blocks4[mask](states, data, blocks);
-            for (int i = 0; i < lanes; i++)
-                advance(&s[i], blocks);
-        } else if (live >= 2) {
-            size_t blocks = s[1].left / HM_BLOCK;
-            kernel->blocks2[mask](&s[0].h->state, s[0].p, &s[1].h->state, s[1].p, blocks);
-            advance(&s[0], blocks), advance(&s[1], blocks);
-        } else {
-            size_t blocks = s[0].left / HM_BLOCK;
-            kernel->blocks[mask](&s[0].h->state, s[0].p, blocks);
-            advance(&s[0], blocks);
-        }
+        else if (group == 2)
+            kernel->blocks2[mask](states[0], data[0], states[1], data[1], blocks);
+        else
+            kernel->blocks[mask](states[0], data[0], blocks);
+        for (int i = 0; i < lanes; i++)
+            advance(&s[i], blocks);
     }
     for (int i = 0; i < n; i++)
         finish(&s[i]);

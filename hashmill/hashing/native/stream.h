@@ -4,7 +4,7 @@
 #include "kernel.h"
 
 enum {
-    HM_MANY_MAX = 16,             /* the most streams that hm_feed takes at once */
+    HM_MANY_MAX = HM_WIDE,        /* the most streams that hm_feed takes at once */
     HM_DIGEST_MAX = 32,           /* bytes of the longest digest */
     HM_SAVED_MAX = 18 + 68 + 63,  /* bytes of the longest saved state: head and sum, chaining values, tail */
     HM_LENGTH_BITS = 61,          /* a length in bytes below 2^61 is below 2^64 in bits, which is what all three count */
@@ -30,6 +30,13 @@ void hm_open(hm_hasher *h, int mask, const hm_kernel *kernel);
 /* Feed 1 to HM_MANY_MAX streams to their ends, as many together as go together. All of one mask and one kernel; no
  * hasher twice. Reorders and uses up `streams`. */
 void hm_feed(hm_stream *streams, int count);
+
+/* How many streams, 1, 2, 4 or HM_WIDE, are to be fed together when `live` of them (1 to HM_MANY_MAX) are there. Rests
+ * on hm_calibrate where that was called for the kernel, else takes the widest that is not mostly idle. */
+int hm_group(const hm_kernel *kernel, int mask, int live);
+
+/* Find out what each width costs on this CPU, for every mask; takes some milliseconds. Called under the GIL. */
+void hm_calibrate(const hm_kernel *kernel);
 
 /* Write the digest of one bit of the mask, return its size in bytes. */
 size_t hm_digest(const hm_hasher *h, int bit, uint8_t out[HM_DIGEST_MAX]);

@@ -23,7 +23,8 @@ const hm_kernel hm_x86_sha = {
     "sha-ni",
     {NULL, one_1, one_2, one_3, one_4, one_5, one_6, one_7},
     {NULL, two_1, two_2, two_3, two_4, two_5, two_6, two_7},
-    {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL},
+    {NULL},
+    {NULL},
 };
 #else
 typedef int hm_not_this_cpu; /* ISO C wants something in a file */

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hashmill.hashing import fused
 from hashmill.hashing.fused import ALGORITHMS, Fused, update_many
+from hashmill.hashing.fused_check import BITS
 
 pytestmark = pytest.mark.skipif(
     fused._trust.native is None, reason="no C compiler was there when the package was built"
@@ -252,7 +253,21 @@ def test_no_number_of_streams_makes_a_kernel_far_slower_than_hashlib(kernel: str
         return time.thread_time() - began_s
 
     by_hashlib_s = min(seconds(lambda: [expected(name, data) for name in ALGORITHMS]) for _ in range(5))
-    for streams in range(1, 5):
+    for streams in (1, 2, 3, 4, 5, 16):
         hashers = [Fused(ALGORITHMS, kernel=kernel) for _ in range(streams)]
         taken_s = min(seconds(lambda: update_many([(one, data) for one in hashers])) for _ in range(5))  # noqa: B023
         assert taken_s < 3 * streams * by_hashlib_s, f"{streams} streams"
+
+
+def test_a_group_is_as_wide_as_the_kernel_is_or_holds_all_there_are() -> None:
+    for mask in range(1, 8):
+        algorithms = [name for name, bit in BITS.items() if mask & bit]
+        for streams in range(1, 20):
+            assert fused.group(algorithms, streams) in {1, 2, 4, 16, streams}
+            assert 1 <= fused.group(algorithms, streams) <= streams
+
+
+def test_without_a_kernel_nothing_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_trust", fused.Trust(None, "it was not built"))
+
+    assert fused.group(("md5",), 16) == 1

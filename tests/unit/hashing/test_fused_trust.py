@@ -55,7 +55,7 @@ def corrupt(fault: str) -> NativeKernel:
         real.update_many((first, *rest) if fault != "many" else ((first[0], rest[0][1]), *rest))
 
     opened.restore = restore  # type: ignore[attr-defined]
-    return cast(NativeKernel, SimpleNamespace(Fused=opened, update_many=update_many))
+    return cast(NativeKernel, SimpleNamespace(Fused=opened, update_many=update_many, calibrate=dict))
 
 
 @needs_kernel
