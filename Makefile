@@ -18,17 +18,17 @@ help: ## this list
 
 setup: $(READY) ## the environment in .venv, from the locked versions
 
-$(READY): requirements-all.txt pyproject.toml hatch_build.py $(wildcard hashmill/hashing/native/*.[ch])
+$(READY): requirements-all.txt pyproject.toml hatch_build.py notebook/pyproject.toml $(wildcard hashmill/hashing/native/*.[ch])
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON). Install Python 3.11 or newer (Debian: apt-get install python3 python3-venv), or name one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11. Install a newer one and name it: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments. Install its venv module (Debian: apt-get install python3-venv)"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION) || true
 	@if test -x $(BIN)/uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-all.txt; then \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . -e ./notebook; \
 	else \
 	  echo "uv did not do it; going on with pip, which is slower"; \
-	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-all.txt && $(BIN)/python -m pip install --quiet --no-deps -e .; \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-all.txt && $(BIN)/python -m pip install --quiet --no-deps -e . -e ./notebook; \
 	fi
 	@# The installer keeps to itself why the kernel could not be built: ask the compiler once more.
 	@test "$$HASHMILL_BUILD_KERNEL" = 0 || test -e hashmill/hashing/_kernel.abi3.so || $(BIN)/python -m hashmill.hashing.native.compile $$CC || true

@@ -82,6 +82,15 @@ class RunningSandbox:
         """Return the jobs of one container or of all, newest first."""
         return self._platform.jobs.jobs(container_id=container_id)
 
+    def set_metadata(self, file_id: str, iecode: str, value: str) -> None:
+        """Give a file one metadata value, in place of those it had for the code."""
+        file = self._platform.catalog.file(file_id)
+        if file is None:
+            raise KeyError(file_id)
+        self._platform.catalog.set_metadata(
+            file.container_id, file.id, iecode=iecode, value=value, replace=True, creator=""
+        )
+
     def messages(self, job_id: str) -> list[MessageRecord]:
         """Return a job's messages, oldest first."""
         return self._platform.jobs.messages(job_id)

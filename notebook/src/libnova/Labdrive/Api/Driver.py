@@ -1,0 +1,180 @@
+"""
+Calls of LABDRIVE's API, over one connection, with one key.
+
+A `Request` starts the driver that all functions of this package use; code without an event starts one itself:
+
+    Driver.use(Driver.Driver("https://labdrive.example.org", key))
+"""
+
+import os
+import secrets
+from typing import Any, Final
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from libnova import _table
+from libnova.errors import (
+    AnswerUnreadable,
+    ApiRejected,
+    ApiUnavailable,
+    KeyMissing,
+    KeyRefused,
+    NotFound,
+    SettingMissing,
+)
+
+__all__ = ["Driver", "current", "use"]
+
+CONNECT_S: Final = 10.0
+ANSWER_S: Final = 600.0
+"""The longest that one query of the API may run (known)."""
+TRIES: Final = 5
+REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT"})
+"""Methods that are repeated when an answer was lost. A POST is not: the message may have been written."""
+BACKOFF_S: Final = 0.3
+POOL: Final = 16
+PAGE: Final = 1000
+"""Items asked for in one call of a list."""
+
+
+class Driver:
+    """One LABDRIVE and one user's key. May be used by several threads."""
+
+    def __init__(self, url: str = "", key: str = "") -> None:
+        """`url` with or without `/api`; LIBNOVA_API_URL and LIBNOVA_API_KEY win over both arguments.
+
+        Raises `SettingMissing` and `KeyMissing` when there is none.
+        """
+        self._table = _table.table()
+        address = (os.environ.get("LIBNOVA_API_URL") or url).strip().rstrip("/")
+        if not address:
+            raise SettingMissing(
+                "There is no address of LABDRIVE: write it as api.url into the event, or set LIBNOVA_API_URL."
+            )
+        self._key = (os.environ.get("LIBNOVA_API_KEY") or key).strip()
+        if not self._key:
+            raise KeyMissing(
+                "There is no API key. LABDRIVE shows yours under your user name, Access Methods: write it as "
+                "api.key_user into the event, or set LIBNOVA_API_KEY."
+            )
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise KeyMissing(
+                "The API key holds characters that no key has: copy it anew from LABDRIVE, Access Methods."
+            )
+        base = self._table.value("base.path")
+        self.url = address if address.endswith(base) else address + base
+        """The address that every path of the table is below."""
+        again = Retry(
+            total=TRIES,
+            backoff_factor=BACKOFF_S,
+            status_forcelist=(429, 502, 503, 504),
+            allowed_methods=REPEATABLE,
+            raise_on_status=False,
+        )
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=again, pool_maxsize=POOL))
+
+    def __repr__(self) -> str:
+        """Return the address, and never the key."""
+        return f"Driver({getattr(self, 'url', '')!r})"
+
+    def call(self, name: str, **values: Any) -> Any:
+        """Make the call `name` of the table with `values` put in and return its result.
+
+        Raises `KeyRefused`, `NotFound`, `ApiRejected`, `ApiUnavailable`, `AnswerUnreadable`, or `TableInvalid`.
+        """
+        call = self._table.call(name, {"idempotency_key": secrets.token_hex(16), **values})
+        what = f"{call.method} {self.url}{call.path}"
+        try:
+            answer = self._answer(call)
+        except (
+            requests.exceptions.InvalidURL,
+            requests.exceptions.InvalidSchema,
+            requests.exceptions.MissingSchema,
+        ) as error:
+            raise SettingMissing(
+                f"{self.url} is no address: it must begin with http:// or https:// and name a host."
+            ) from error
+        except requests.RequestException as error:
+            raise ApiUnavailable(
+                f"LABDRIVE cannot be reached ({what}: {_short(error)}). Is the address right, and the network there?"
+            ) from error
+        return self._result(answer, what)
+
+    def _answer(self, call: _table.Call) -> requests.Response:
+        """Return the answer; one that broke off is asked for again where that does no harm."""
+        headers = {self._table.value("auth.header"): self._table.value("auth.prefix") + self._key, **call.headers}
+        for left in range(TRIES, -1, -1):
+            try:
+                return self._session.request(
+                    call.method,
+                    self.url + call.path,
+                    params=dict(call.query),
+                    headers=headers,
+                    json=dict(call.body) if call.body else None,
+                    timeout=(CONNECT_S, ANSWER_S),
+                )
+            except requests.exceptions.ChunkedEncodingError:
+                if call.method not in REPEATABLE or not left:
+                    raise
+        raise AssertionError("the last round returns or raises")
+
+    def _result(self, answer: requests.Response, what: str) -> Any:
+        table, status = self._table, answer.status_code
+        try:
+            body: Any = answer.json()
+        except ValueError:
+            body = None
+        envelope = body if isinstance(body, dict) else {}
+        said = str(envelope.get(table.value("envelope.message")) or "").strip()
+        told = f"{what} gave {status}" + (f": {said}" if said else "")
+        if status == 401:
+            raise KeyRefused(
+                f"LABDRIVE does not know this API key ({told}). Copy it anew: your user name, Access Methods."
+            )
+        if status == 403:
+            raise KeyRefused(f"This API key may not do that ({told}). Ask who owns the container for the right to.")
+        if status == 404:
+            raise NotFound(f"LABDRIVE has no such thing ({told}). Is the id right, and of this LABDRIVE?")
+        if status >= 500 or status == 429:
+            raise ApiUnavailable(f"LABDRIVE is out of order or too busy ({told}). Try again later.")
+        if body is None:
+            raise AnswerUnreadable(
+                f"{what} was answered with {answer.headers.get('Content-Type', 'something without a type')}, not with "
+                f"JSON: {_short(answer.text)!r}. Is the address LABDRIVE's own, and no proxy or login page in between?"
+            )
+        flag = table.value("envelope.success")
+        if status >= 400 or (flag and envelope.get(flag) not in _YES):
+            raise ApiRejected(f"LABDRIVE refused the call ({told}).")
+        field = table.value("envelope.result")
+        if field and field not in envelope:
+            raise AnswerUnreadable(f"{what} was answered without {field!r}. Correct [envelope] in labdrive.toml.")
+        return envelope[field] if field else body
+
+
+_YES: Final = (True, 1, "1", "true")
+
+_current: Driver | None = None
+
+
+def use(driver: Driver) -> Driver:
+    """Let every function of this package use `driver`, and return it."""
+    global _current
+    _current = driver
+    return driver
+
+
+def current() -> Driver:
+    """Return the driver in use, or start one from LIBNOVA_API_URL and LIBNOVA_API_KEY.
+
+    Raises `SettingMissing` or `KeyMissing` where there is neither.
+    """
+    return _current or use(Driver())
+
+
+def _short(what: object) -> str:
+    text = " ".join(str(what).split())
+    return text if len(text) <= 200 else text[:199] + "…"
