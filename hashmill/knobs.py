@@ -146,7 +146,7 @@ class Hashing(Section):
         32_768, ge=0, description="Blocks up to this size are hashed in the loop: a thread hop costs more."
     )
     buffer_bytes: int = Field(
-        268_435_456, ge=4_194_304, description="Most bytes a worker process holds in read buffers, whatever the slots."
+        201_326_592, ge=4_194_304, description="Most bytes a worker process holds in read buffers, whatever the slots."
     )
 
 
