@@ -1,7 +1,7 @@
 """What a read of one object produced."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DEFAULT_ALGORITHMS: tuple[str, ...] = ("md5", "sha1", "sha256")
 """known: the three algorithms of the seed's sample, in its order."""
@@ -31,6 +31,7 @@ KNOWN_ALGORITHMS: tuple[str, ...] = (
 class HashedObject:
     """Every digest of one object, from one read.
 
+    `failures` says of algorithms that could not be computed why, and they stand nowhere else;
     `digests` maps the algorithm's name to lower-case hex, in the order asked for;
     `backends` maps it to the library that computed it (`hashlib/OpenSSL 3.0.17`, `blake3/1.0.11`).
     """
@@ -38,3 +39,4 @@ class HashedObject:
     size_bytes: int
     digests: Mapping[str, str]
     backends: Mapping[str, str]
+    failures: Mapping[str, str] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from typing import Any
 from hashmill.domain.checksums import Compared, differing
 from hashmill.domain.digest import HashedObject
 from hashmill.domain.errors import (
+    AlgorithmFailed,
     ErrorClass,
     FileFault,
     HashmillError,
@@ -209,8 +210,8 @@ def _found(run: Run, place: ObjectPlace, read: _Read) -> dict[str, Any]:
         "version_id": read.head.version_id,
         "etag": read.head.etag,
         "size_bytes": read.hashed.size_bytes,
-        "digests": {name: read.hashed.digests[name] for name in run.algorithms},
-        "backends": {name: read.hashed.backends[name] for name in run.algorithms},
+        "digests": {name: read.hashed.digests[name] for name in run.algorithms if name in read.hashed.digests},
+        "backends": {name: read.hashed.backends[name] for name in run.algorithms if name in read.hashed.backends},
     }
     if read.compared:
         found["provider"] = told(place.config, read.documents)
@@ -220,6 +221,8 @@ def _found(run: Run, place: ObjectPlace, read: _Read) -> dict[str, Any]:
 def _done(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, read: _Read, **how: Any) -> FileOutcome:
     verdict = Verdict.NO_BASELINE
     found = _found(run, place, read)
+    if read.hashed.failures:
+        return _in_part(mill, run, file, read, found | how)
     entry = {
         "job_id": run.job_id,
         "container_id": run.container_id,
@@ -247,6 +250,29 @@ def _done(mill: Mill, run: Run, file: ClaimedFile, place: ObjectPlace, read: _Re
         provider_checksums=read.documents,
         entry=entry,
         reports=words.hashed(file.file_no, file.file_id, found["digests"], messages=mill.rules.messages),
+    )
+
+
+def _in_part(mill: Mill, run: Run, file: ClaimedFile, read: _Read, found: Mapping[str, Any]) -> FileOutcome:
+    """Return the outcome of a file of which some digests could not be computed: failed, with those that could."""
+    failed = failed_for_good(
+        mill,
+        run,
+        file,
+        state=FileState.FAILED,
+        error_class=AlgorithmFailed.error_class,
+        detail=one_line("; ".join(read.hashed.failures.values()), max_chars=DETAIL_MAX_CHARS),
+        verdict=Verdict.NO_BASELINE,
+        found={**found, "failed": dict(read.hashed.failures)},
+    )
+    digests = found["digests"]
+    return replace(
+        failed,
+        size_bytes=read.hashed.size_bytes,
+        digests=digests,
+        etag=read.head.etag,
+        version_id=read.head.version_id,
+        reports=[*words.hashed(file.file_no, file.file_id, digests, messages=mill.rules.messages), *failed.reports],
     )
 
 

@@ -7,16 +7,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from hashmill.domain.digest import HashedObject
 from hashmill.domain.errors import AlgorithmFailed
 from hashmill.hashing import fused
+from hashmill.hashing.plugins import PluginHasher
 from hashmill.hashing.registry import Block, Hasher, open_hashers
 
 WIDE: Final = 5
 """From how many streams on a group is of the kernel's wide kind, which costs the same however many of its lanes are
 used: two threads that share one take as long as one of them does, and twice the CPU."""
+
+Asked = tuple[PluginHasher, "Future[Any]"]
+"""A plug-in and what it was asked."""
 
 _LIBRARY_ERRORS: Final = (
     ArithmeticError,
@@ -69,18 +73,24 @@ class HashEngine:
 
         Ends early, between two blocks, when `enough` says so of the bytes fed until then.
         """
-        mills = [_Mill(hasher) for hasher in hashers]
+        plugins = [hasher for hasher in hashers if isinstance(hasher, PluginHasher)]
+        mills = [_Mill(hasher) for hasher in hashers if not isinstance(hasher, PluginHasher)]
         fed_bytes = 0
         jobs: list[asyncio.Future[None]] = []
+        lent: list[Asked] = []
         self._objects_in_work += 1
         try:
             async for block in blocks:
                 await _finish(jobs)
+                await _taken(lent)
                 jobs = self._start(mills, block)
+                lent = [(hasher, hasher.feed(block)) for hasher in plugins]
                 fed_bytes += len(block)
                 if enough is not None and enough(fed_bytes):
                     break
             await _finish(jobs)
+            await _taken(lent)
+            await _taken([(hasher, hasher.finish()) for hasher in plugins], digest=True)
         finally:
             self._objects_in_work -= 1
             await _quiet(jobs)
@@ -116,11 +126,18 @@ class HashEngine:
 def hashed(hashers: Sequence[Hasher], algorithms: Sequence[str], *, size_bytes: int) -> HashedObject:
     """Return what `hashers` found in the order of `algorithms`, each of which one of them computes."""
     computed = {name: hasher for hasher in hashers for name in hasher.algorithms}
-    asked = dict.fromkeys(algorithms)
+    failures = {
+        name: hasher.failure
+        for hasher in hashers
+        if isinstance(hasher, PluginHasher) and hasher.failure
+        for name in hasher.algorithms
+    }
+    asked = [name for name in dict.fromkeys(algorithms) if name not in failures]
     return HashedObject(
         size_bytes=size_bytes,
         digests={name: computed[name].hexdigest(name) for name in asked},
         backends={name: computed[name].backend for name in asked},
+        failures=failures,
     )
 
 
@@ -226,6 +243,18 @@ async def _finish(jobs: list[asyncio.Future[None]]) -> None:
     await _quiet(jobs)
     for job in jobs:
         job.result()
+
+
+async def _taken(asked: "list[Asked]", *, digest: bool = False) -> None:
+    """Wait for plug-ins, for each as long as one may take; those of a cancelled task are left to themselves."""
+    if not asked:
+        return
+    waiting = [asyncio.wrap_future(future) for _, future in asked]
+    for each in waiting:
+        each.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever waits
+    await asyncio.wait(waiting, timeout=max(hasher.patience_s for hasher, _ in asked))
+    for hasher, future in asked:
+        hasher.take(future, digest=digest)
 
 
 async def _quiet(jobs: list[asyncio.Future[None]]) -> None:

@@ -18,7 +18,7 @@ import xxhash
 from awscrt import checksums
 
 from hashmill.domain.errors import AlgorithmFailed
-from hashmill.hashing import fused
+from hashmill.hashing import fused, plugins
 
 Block = bytes | bytearray | memoryview
 """A piece of an object, in order; anything a digest library takes without copying."""
@@ -169,15 +169,20 @@ _BY_HASHLIB: Final = {name: _OPENERS[name] for name in fused.ALGORITHMS}
 
 
 def algorithm_names() -> tuple[str, ...]:
-    """Return every name `open_hasher` takes."""
-    return tuple(_OPENERS)
+    """Return every name `open_hasher` takes: ours, then those of plug-ins."""
+    return (*_OPENERS, *plugins.names())
 
 
 def open_hasher(name: str) -> OneHasher:
     """Return a fresh hasher for `name`, or raise `AlgorithmFailed` when there is none or its library refuses."""
     opener = _OPENERS.get(name)
+    if opener is None and name in plugins.names():
+        return plugins.PluginHasher(plugins.found()[name])
     if opener is None:
-        raise AlgorithmFailed(f"{name}: no such algorithm; known are {', '.join(_OPENERS)}")
+        raise AlgorithmFailed(
+            f"{name}: no such algorithm; known are {', '.join(algorithm_names())}. One that a package brings must be "
+            "installed wherever an intake or a worker runs."
+        )
     try:
         return opener()
     except ValueError as error:  # OpenSSL in a mode that forbids the algorithm
@@ -186,7 +191,8 @@ def open_hasher(name: str) -> OneHasher:
 
 def open_alone(name: str) -> Hasher:
     """Return a fresh hasher of one digest, asked like one of several. Raises what `open_hasher` raises."""
-    return _Alone(name, open_hasher(name))
+    one = open_hasher(name)
+    return one if isinstance(one, plugins.PluginHasher) else _Alone(name, one)
 
 
 def open_hashers(names: Sequence[str]) -> list[Hasher]:

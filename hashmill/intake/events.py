@@ -4,10 +4,10 @@ import asyncio
 
 from aiohttp import web
 
-from hashmill.domain.digest import KNOWN_ALGORITHMS
 from hashmill.domain.errors import EventFault, EventInvalid, IdempotencyConflict, LedgerUnavailable, OriginRefused
 from hashmill.domain.event import parse_event
 from hashmill.flow.accept import accept
+from hashmill.hashing.registry import algorithm_names
 from hashmill.intake.answers import EventAnswer, answer
 from hashmill.intake.body import read_json_body
 from hashmill.intake.door import DOOR
@@ -38,7 +38,7 @@ async def _post_event(request: web.Request) -> web.Response:
     body = await read_json_body(request)
     try:
         # In a thread: a body of many megabytes takes longer to parse than other callers should wait.
-        event = await asyncio.to_thread(parse_event, body, known_algorithms=KNOWN_ALGORITHMS)
+        event = await asyncio.to_thread(parse_event, body, known_algorithms=algorithm_names())
         run, made = await accept(request.app[DOOR].tools, event, idempotency_key=key)
     except EventInvalid as error:
         raise _invalid(error.faults) from None

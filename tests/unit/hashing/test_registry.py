@@ -136,5 +136,5 @@ def test_hashlibs_own_blake2b_is_not_called_openssl() -> None:
 
 
 def test_an_unknown_algorithm_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(AlgorithmFailed, match=r"^md4: no such algorithm; known are md5, sha1, .*crc64nvme$"):
+    with pytest.raises(AlgorithmFailed, match=r"^md4: no such algorithm; known are md5, sha1, .*crc64nvme"):
         open_hasher("md4")

@@ -1,0 +1,116 @@
+"""A package of a third party is pip-installed, and its algorithm can be asked for like any other."""
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hashmill.domain.job import RunState
+from hashmill.ledger import files
+from hashmill.ledger.engine import Ledger
+from hashmill.parts.redis import Redis
+from hashmill.parts.s3 import S3Server
+from hashmill.parts.service import LocalService, local_service
+from tests.helpers.plugin_package import write_project
+from tests.helpers.road import (
+    QUICK,
+    assert_whole,
+    digests,
+    ended_run,
+    fill,
+    job_messages,
+    job_status,
+    new_job,
+    stored_hashes,
+)
+from tests.helpers.servers import work_folder
+
+BODIES = {"small": b"abc", "empty": b"", "large": os.urandom(3_000_000)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the installed package."""
+    project, target = write_project(tmp_path_factory.mktemp("project")), tmp_path_factory.mktemp("site")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", "-t", target, project],
+        check=True,
+        timeout=120,
+    )
+    return target
+
+
+@pytest.fixture(scope="module")
+def extended(site: Path, redis_server: Redis, s3: S3Server) -> Iterator[LocalService]:
+    environ = {**QUICK, "PYTHONPATH": str(site)}
+    with (
+        work_folder("plugin") as folder,
+        local_service(folder, redis=redis_server, s3=s3, environ=environ, containers=3) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def its_ledger(extended: LocalService) -> Iterator[Ledger]:
+    opened = Ledger(extended.ledger_url)
+    yield opened
+    opened.close()
+
+
+def test_a_third_party_s_algorithm_is_accepted_computed_and_reported(
+    extended: LocalService, its_ledger: Ledger
+) -> None:
+    ids = fill(extended, BODIES, container_id="1")
+    job_id = new_job(extended, container_id="1")
+    event = extended.event(job_id, container_id="1", params={"algorithms": ["md5", "adler32"]})
+
+    run = ended_run(its_ledger, extended.post(event)["run_id"])
+
+    assert (run.state, job_status(extended, job_id)) == (RunState.COMPLETED, "COMPLETED")
+    for path, body in BODIES.items():
+        assert stored_hashes(extended, ids[path]) == {
+            "md5": digests(body)["md5"],
+            "adler32": f"{zlib.adler32(body):08x}",
+        }
+    assert_whole(its_ledger, run)
+
+
+def test_one_that_raises_fails_its_digest_by_name_and_the_others_are_reported(
+    extended: LocalService, its_ledger: Ledger
+) -> None:
+    ids = fill(extended, {"a": b"a"}, container_id="2")
+    job_id = new_job(extended, container_id="2")
+    event = extended.event(job_id, container_id="2", params={"algorithms": ["md5", "adler-raises", "sha256"]})
+
+    run = ended_run(its_ledger, extended.post(event)["run_id"])
+
+    assert job_status(extended, job_id) == "FAILED"
+    assert stored_hashes(extended, ids["a"]) == {name: digests(b"a")[name] for name in ("md5", "sha256")}
+    said = "adler-raises (adler-for-hashmill/1.0) raised ZeroDivisionError: by design"
+    assert any(said in message["message"] for message in job_messages(extended, job_id))
+    (row,) = its_ledger.read_now(files.of_run, run.run_id, limit=10)
+    assert (row.error_class, row.error_detail) == ("internal", said)
+    assert row.digests == {name: digests(b"a")[name] for name in ("md5", "sha256")}
+    assert_whole(its_ledger, run)
+
+
+def test_the_command_lists_it_with_its_speed(site: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hashmill", "algorithms", "--json"],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert found["adler32"]["library"] == "adler-for-hashmill/1.0"
+    assert found["adler32"]["mb_per_s"] > 0
+    assert found["md5"]["mb_per_s"] > 0
+    assert "raised ZeroDivisionError" in found["adler-raises"]["problem"]
