@@ -37,7 +37,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"\.?[\w-][\w./-]*\.(py|toml|md|yml|yaml|json|txt|env|html|css|js)|[\w-]+(/[\w.-]+)*/")
-MADE_UP = {"event.json", "hashmill.env", "hashmill-own.toml"}
+MADE_UP = {"event.json", "hashmill.env", "hashmill-own.toml", "adler_for_hashmill.py"}
 """Files an example asks its reader to have."""
 
 
