@@ -110,6 +110,15 @@ class Catalog:
             FileRecord(**row) for row in self._database.rows(f"{_FILE} {where}", (as_key(container_id), limit, offset))
         ]
 
+    def files_ending(self, container_id: str, ending: str, *, limit: int) -> list[FileRecord]:
+        """Return the container's files whose path has that ending, by path, without deleted ones."""
+        rows = self._database.rows(
+            f"{_FILE} WHERE container_id=? AND type='FILE' AND deleted=0 AND substr(fullpath, ?)=? "
+            "ORDER BY fullpath LIMIT ?",
+            (as_key(container_id), -len(ending), ending, limit),
+        )
+        return [FileRecord(**row) for row in rows]
+
     def count_files(self, container_id: str) -> int:
         return self._database.count("SELECT count(*) FROM files WHERE container_id=?", (as_key(container_id),))
 

@@ -13,7 +13,10 @@ class SandboxConfigInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserConfig:
-    """One user. `containers` lists container ids, or holds "*" for all; empty means the key opens none."""
+    """One user. `containers` lists container ids, or holds "*" for all; empty means the key opens none.
+
+    An empty `key` is a user who has not made one.
+    """
 
     id: str
     name: str

@@ -62,6 +62,17 @@ class Objects:
         except (ClientError, BotoCoreError) as error:
             raise StorageFault(f"storage {self._storage.id}: {error}") from error
 
+    async def get(self, key: str, *, max_bytes: int) -> bytes:
+        """Return the first `max_bytes` of an object."""
+        client = await self._connected()
+        try:
+            answer = await client.get_object(Bucket=self._storage.bucket, Key=key)
+            async with answer["Body"] as body:
+                content: bytes = await body.read(max_bytes)
+        except (ClientError, BotoCoreError) as error:
+            raise StorageFault(f"storage {self._storage.id}: {error}") from error
+        return content
+
     async def listing(self, container_id: str) -> AsyncIterator[list[ObjectFound]]:
         """Yield a container's objects page by page, in the order of their keys."""
         client = await self._connected()

@@ -19,6 +19,7 @@ from hashmill.sandbox.database import Database
 from hashmill.sandbox.faults import FaultRule, Faults
 from hashmill.sandbox.gate import make_gate
 from hashmill.sandbox.jobs import Jobs
+from hashmill.sandbox.notebooks import NotebookPages
 from hashmill.sandbox.objects import Objects
 from hashmill.sandbox.pages import Pages
 from hashmill.sandbox.platform import Platform
@@ -152,7 +153,7 @@ async def start(config: SandboxConfig) -> RunningSandbox:
             uploads=uploads,
             triggers=triggers,
             objects=objects,
-            users={user.key: user for user in config.users},
+            users={user.key: user for user in config.users if user.key},
         )
         await _serve(platform, listener, opening)
         commits = asyncio.create_task(_commit_often(platform))
@@ -184,6 +185,7 @@ async def _serve(platform: Platform, listener: socket.socket, opening: AsyncExit
     app.add_routes(Api(platform).routes())
     app.add_routes(Control(platform).routes())
     app.add_routes(Pages(platform).routes())
+    app.add_routes(NotebookPages(platform).routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE_S)
     await runner.setup()
     opening.push_async_callback(runner.cleanup)
