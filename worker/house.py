@@ -87,6 +87,8 @@ class WorkerHouse:
 
     async def _stop(self) -> None:
         self._tools.draining.set()
+        if self._tools.trial is not None:
+            self._tools.trial.drain()
         self._stop_leading.set()
 
     def drain(self, grace_s: float) -> None:

@@ -20,7 +20,7 @@ from hashmill.domain.errors import HashmillError
 from hashmill.domain.work import FileOutcome
 from hashmill.flow.hash_one import read_one
 from hashmill.flow.tools import MillTools
-from hashmill.flow.trial import ANSWER, BEAT, BEAT_EVERY_S, LINE_MAX_BYTES, QUESTION, READY, Answer, Fault
+from hashmill.flow.trial import ANSWER, BEAT, BEAT_EVERY_S, DRAIN, LINE_MAX_BYTES, QUESTION, READY, Answer, Fault
 from hashmill.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ async def _serve(settings: Settings, answers: int) -> None:
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(questions), sys.stdin)
     async with open_mill(settings, process="") as mill:
+        loop.add_signal_handler(DRAIN, mill.draining.set)
         os.write(answers, READY)
         line = await questions.readline()
         while line:

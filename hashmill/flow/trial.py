@@ -33,6 +33,8 @@ BEAT_EVERY_S = 5.0
 """While it reads, the process says so often that its loop goes on, however large the file is."""
 SILENCE_S = 60.0
 """A process that has said nothing for so long hangs. Its worker lives and keeps the lease: nobody else would end it."""
+DRAIN = signal.SIGUSR1
+"""Tells the process that its worker drains; it listens for it before it says that it is ready."""
 NEWS_S = 0.05
 """The news that a process has ended takes less, if this one's loop has been busy elsewhere."""
 REST_S = 5.0
@@ -171,6 +173,12 @@ class Trial:
         if answer.outcome is not None:
             return answer.outcome
         raise (answer.fault or Fault(name="", said="an empty answer")).error()
+
+    def drain(self) -> None:
+        """Let the process end the slice it reads now: its worker was told to stop."""
+        if self._process is not None and self.ready:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(DRAIN)
 
     async def stop(self) -> None:
         """End the process, whatever it does."""

@@ -31,7 +31,8 @@ from tests.helpers.ledger import claim, fresh_ledger, lapse
 from tests.helpers.wait import wait_until_async
 
 APART = """
-import json, os, sys, time
+import json, os, signal, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 print("ready", flush=True)
 for line in sys.stdin:
     question = json.loads(line)
@@ -47,6 +48,8 @@ for line in sys.stdin:
             answer = {"fault": {"name": "ObjectForbidden", "said": "no"}}
         case "dir/2.bin" if "bug" in sys.argv:
             answer = {"fault": {"name": "ZeroDivisionError", "said": "ZeroDivisionError: a bug"}}
+        case "dir/2.bin" if "drains" in sys.argv:
+            signal.sigwait([signal.SIGUSR1])
         case "dir/2.bin" if "slow" in sys.argv:
             time.sleep(600)
         case "dir/2.bin" if "beats" in sys.argv:
@@ -183,6 +186,21 @@ async def test_a_trial_that_takes_long_and_says_that_it_goes_on_is_waited_for(
     rows = await worked_off(stage, run)
 
     assert [(row.state, row.attempts) for row in rows] == [("done", 1)] * 3
+
+
+@pytest.mark.parametrize("stage", ["drains"], indirect=True)
+async def test_a_worker_that_is_told_to_stop_tells_its_trial(stage: Stage) -> None:
+    """The process waits for the signal before it answers; without it the file would be silent, and poison."""
+    run = await lost_together(stage, 3)
+    trial = stage.tools.trial
+    assert trial is not None
+    trial.drain()  # nobody is there yet
+    await (trial.warm_up() or asyncio.sleep(0))
+
+    working = asyncio.create_task(worked_off(stage, run))
+    trial.drain()
+
+    assert [row.state for row in await working] == ["done"] * 3
 
 
 @pytest.mark.parametrize(
