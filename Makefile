@@ -11,7 +11,7 @@ export UV_SYSTEM_CERTS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test sim fuzz fault soak bench bench-kernel bench-one bench-many bench-small bench-scale bench-report bench-peers demo up docs lock clean
+.PHONY: help setup check test sim fuzz fault soak bench bench-kernel bench-one bench-many bench-small bench-scale bench-report bench-peers demo notebook up docs lock clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -40,7 +40,7 @@ check: $(READY) ## format, lint, types, floors, locks
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@! grep -nE 'https?://' requirements.txt requirements-all.txt benchmarks/peers.txt || { echo "a lock file must not hold an address"; exit 1; }
+	@! grep -nE 'https?://' requirements.txt requirements-all.txt benchmarks/peers.txt notebook/lab.txt || { echo "a lock file must not hold an address"; exit 1; }
 
 test: $(READY) ## the whole suite but the faults, on servers it starts itself, on two cores (ARGS="-n0 -k name" narrows it)
 	$(BIN)/pytest -n2 --dist loadgroup $(ARGS)
@@ -94,6 +94,13 @@ bench-report: $(PEERS)/.ready ## tables and plots of docs/performance.md from be
 demo: $(READY) ## one event from the trigger to the proof (KEEP=1 leaves it running)
 	$(BIN)/hashmill demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
+notebook: .venv/.lab ## the example notebooks in JupyterLab, against a running demo, until it is closed
+	$(BIN)/hashmill demo --then "$(BIN)/jupyter lab notebook/examples"
+
+.venv/.lab: notebook/lab.txt $(READY)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r notebook/lab.txt || $(BIN)/python -m pip install --quiet --require-hashes -r notebook/lab.txt
+	@touch $@
+
 up: $(READY) ## the whole service on this machine, until Ctrl-C
 	$(BIN)/hashmill up
 
@@ -105,6 +112,7 @@ lock: $(READY) ## resolve the dependencies anew and write the lock files
 	$(BIN)/uv export --quiet --no-emit-project --no-default-groups --format requirements-txt -o requirements.txt
 	$(BIN)/uv export --quiet --no-emit-project --all-groups --format requirements-txt -o requirements-all.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url benchmarks/peers.in -o benchmarks/peers.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url -c requirements-all.txt notebook/lab.in -o notebook/lab.txt
 
 clean: ## remove caches and what was built; the environment stays
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .run dist build

@@ -1,5 +1,6 @@
 """`hashmill demo`: the whole road on real parts, from one posted event to digests that were computed twice."""
 
+import shlex
 import shutil
 import signal
 import tempfile
@@ -16,6 +17,13 @@ from hashmill.cli.exits import ExitCode
 def demo(
     *,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C, and say where.")] = False,
+    then: Annotated[
+        str,
+        typer.Option(
+            metavar="COMMAND",
+            help="Run this while all is up, with LABDRIVE and S3 in its environment as a notebook has them; then stop.",
+        ),
+    ] = "",
     workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +40,7 @@ def demo(
     out = Console(stderr=True, highlight=False) if as_json else console()
     folder = Path(tempfile.mkdtemp(prefix="hm-"))
     try:
-        good = road(folder, out, keep=keep, workers=workers, as_json=as_json)
+        good = road(folder, out, keep=keep, then=shlex.split(then), workers=workers, as_json=as_json)
     except PartFailed as failure:
         out.print(plain(failure, max_chars=4000))
         good = False

@@ -1,8 +1,12 @@
 """What `hashmill demo` does: fill, post, follow, read back, compare."""
 
+import os
+import shlex
+import signal
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,11 @@ from hashmill.parts.process import PartFailed
 from hashmill.parts.service import LocalService, local_service
 
 GIVE_UP_AFTER_S = 300.0
+STOP_S = 10.0
 CONTAINER = "1"
 
 
-def road(folder: Path, out: Console, *, keep: bool, workers: int, as_json: bool) -> bool:
+def road(folder: Path, out: Console, *, keep: bool, then: Sequence[str] = (), workers: int, as_json: bool) -> bool:
     """Start everything below `folder`, show the road, stop everything; return whether all was right."""
     began_s = time.monotonic()
     with ExitStack() as stack, _last_word(out):
@@ -53,7 +58,9 @@ def road(folder: Path, out: Console, *, keep: bool, workers: int, as_json: bool)
         else:
             _show(verdict, out)
         out.print(f"All in all {duration(time.monotonic() - began_s)}.")
-        if keep:
+        if then:
+            _then(service, then, out)
+        elif keep:
             _keep(service, out)
         else:
             out.print(
@@ -70,6 +77,26 @@ def _last_word(out: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         out.print("Stopping everything …")
         raise
+
+
+def _then(service: LocalService, command: Sequence[str], out: Console) -> None:
+    """Run a command in the environment of a notebook, and wait for its end; Ctrl-C is for it as well."""
+    environ = {**os.environ, **service.researcher_environ(_new_job(service))}
+    out.print(f"Running {shlex.join(command)}; everything stops when it ends.")
+    try:
+        child = subprocess.Popen(command, env=environ)  # noqa: S603 - the caller's own words
+    except OSError as error:
+        raise PartFailed(f"{command[0]} cannot be run: {error.strerror}") from error
+    while child.poll() is None:
+        try:
+            child.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to the child too; it may ask whether that was meant
+            child.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(STOP_S)
+            if child.poll() is None:
+                child.kill()
+    out.print(f"It ended with {child.returncode}. Stopping everything.")
 
 
 def _fill(service: LocalService, out: Console) -> Mapping[str, Mapping[str, str]]:

@@ -180,6 +180,23 @@ class LocalService(Part):
             "function_params": more.get("params", {}),
         }
 
+    def researcher_environ(self, job_id: str, *, container_id: str = "1") -> dict[str, str]:
+        """Return what stands in a notebook's environment: LABDRIVE, the S3 server, the intake, container and job."""
+        return {
+            "LIBNOVA_API_URL": self.labdrive_url,
+            "LIBNOVA_API_KEY": USER_KEY,
+            "LIBNOVA_S3_ENDPOINT_URL": self.s3.endpoint_url,
+            "LIBNOVA_S3_BUCKET": self.bucket,
+            "LIBNOVA_S3_ADDRESSING": "path",
+            "AWS_ACCESS_KEY_ID": self.s3.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.s3.secret_access_key,
+            "AWS_DEFAULT_REGION": self.s3.region,
+            "HASHMILL_URL": self.intake_url,
+            "HASHMILL_TOKEN": self.environ.get("HASHMILL_INTAKE__BEARER_TOKEN", ""),
+            "EXAMPLE_CONTAINER": container_id,
+            "EXAMPLE_JOB": job_id,
+        }
+
     def stop(self) -> None:
         """Stop every process, the workers first so that they can drain."""
         for child in self.workers:

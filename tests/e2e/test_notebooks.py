@@ -48,20 +48,8 @@ def in_jupyter(
     service: LocalService, container: str, job_id: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The environment that LABDRIVE's notebooks have, which the kernel takes over."""
-    event = service.event(job_id, container_id=container)
     for name, value in {
-        "LIBNOVA_API_URL": event["api"]["url"],
-        "LIBNOVA_API_KEY": event["api"]["key_user"],
-        "LIBNOVA_S3_ENDPOINT_URL": service.s3.endpoint_url,
-        "LIBNOVA_S3_BUCKET": service.bucket,
-        "LIBNOVA_S3_ADDRESSING": "path",
-        "AWS_ACCESS_KEY_ID": service.s3.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": service.s3.secret_access_key,
-        "AWS_DEFAULT_REGION": service.s3.region,
-        "HASHMILL_URL": service.intake_url,
-        "HASHMILL_TOKEN": service.environ.get("HASHMILL_INTAKE__BEARER_TOKEN", ""),
-        "EXAMPLE_CONTAINER": container,
-        "EXAMPLE_JOB": job_id,
+        **service.researcher_environ(job_id, container_id=container),
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
         "MPLCONFIGDIR": str(tmp_path / "matplotlib"),

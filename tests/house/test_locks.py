@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("requirements.txt", "requirements-all.txt", "benchmarks/peers.txt")
+LOCKS = ("requirements.txt", "requirements-all.txt", "benchmarks/peers.txt", "notebook/lab.txt")
 PINNED = re.compile(r"([A-Za-z0-9._-]+)==[^\s;]+(?: ; .+)?")
 HASHED = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
