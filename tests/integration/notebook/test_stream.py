@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from threading import Thread
 from types import SimpleNamespace
 
+import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from libnova.Labdrive.Filesystem import S3
 from libnova.Labdrive.Filesystem.S3 import stream as streams
 from libnova.Labdrive.Filesystem.S3.Storage import Storage
 from libnova.Labdrive.Filesystem.S3.stream import Stream
+from PIL import Image
 
 from tests.helpers.cutting_proxy import CuttingProxy
 from tests.helpers.researcher import Desk, event, sit_down
@@ -98,6 +100,16 @@ def test_it_is_what_zipfile_and_text_readers_take(place: Desk) -> None:
             assert io.TextIOWrapper(inner, "utf-8").readlines() == ["line one\n", "line two\n"]
     with opened(place, "table.csv", b"a,b\n1,2\n") as stream, io.TextIOWrapper(io.BufferedReader(stream)) as text:
         assert [line.strip().split(",") for line in text] == [["a", "b"], ["1", "2"]]
+
+
+def test_it_is_what_pandas_and_readers_of_images_take(place: Desk) -> None:
+    table = pandas.DataFrame({"a": range(50_000), "b": ["x", "y"] * 25_000})
+    with opened(place, "pandas.csv", table.to_csv(index=False).encode()) as stream:
+        pandas.testing.assert_frame_equal(pandas.read_csv(stream), table)
+    drawn = io.BytesIO()
+    Image.frombytes("RGB", (700, 500), CONTENT[: 700 * 500 * 3]).save(drawn, "TIFF")
+    with opened(place, "image.tif", drawn.getvalue()) as stream, Image.open(stream) as image:
+        assert image.tobytes() == CONTENT[: 700 * 500 * 3]
 
 
 def test_an_empty_file_is_at_its_end(place: Desk) -> None:
