@@ -121,6 +121,13 @@ def sit_down(monkeypatch: pytest.MonkeyPatch, place: Desk, *, endpoint_url: str 
         "AWS_DEFAULT_REGION": place.s3.region,
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("LIBNOVA_API_KEY", "LIBNOVA_TABLE", "LIBNOVA_PROGRESS", "AWS_PROFILE"):
+    for name in (
+        "LIBNOVA_API_KEY",
+        "LIBNOVA_TABLE",
+        "LIBNOVA_PROGRESS",
+        "LIBNOVA_EVENT",
+        "LIBNOVA_CAPTURE",
+        "AWS_PROFILE",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("libnova.Labdrive.Api.Driver._current", Driver(key=SAMPLE_KEY))

@@ -12,6 +12,8 @@ Environment, which always wins over what an event says:
     LIBNOVA_S3_BUCKET        bucket of the files
     LIBNOVA_S3_ADDRESSING    path | virtual | auto
     LIBNOVA_TABLE            a file whose lines replace those of `labdrive.toml`
+    LIBNOVA_EVENT            a file with the event that a Request reads, whatever it is given
+    LIBNOVA_CAPTURE          a file that takes what would be told to LABDRIVE: job states, messages and hashes
     LIBNOVA_PROGRESS         1: progress bars everywhere; 0: none; else in a notebook only
 
 The S3 key pair and region are found as every AWS tool finds them (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,

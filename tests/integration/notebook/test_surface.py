@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 from libnova import Util
@@ -133,6 +134,35 @@ def test_a_file_is_read_through_the_storage(place: Desk) -> None:
     with stream:
         assert (stream.name, stream.size_bytes) == ("read me.bin", len(content))
         assert stream.read() == content
+
+
+def test_an_event_and_a_capture_of_the_environment_win(
+    place: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file_id, job_id = place.put("captured.bin", b"x"), place.job()
+    told = tmp_path / "event.json"
+    told.write_text(event(ids=[file_id], job=job_id).body)
+    monkeypatch.setenv("LIBNOVA_EVENT", str(told))
+    monkeypatch.setenv("LIBNOVA_CAPTURE", str(tmp_path / "captured"))
+    request = Request(None, event(ids=["1", "2"], job="299"))
+
+    request.job_init()
+    request.log("seen", JobMessage.JobMessageType.WARNING, file_id)
+    File.set_hash(file_id, "md5", "00")
+    request.job_end(True)
+
+    assert [one.id for one in request.Files] == [file_id]
+    kept = [json.loads(line) for line in (tmp_path / "captured").read_text().splitlines()]
+    assert [(one["call"], one["job_id"], one["status"]) for one in (kept[0], kept[-1])] == [
+        ("set_job_status", job_id, "RUNNING"),
+        ("set_job_status", job_id, "COMPLETED"),
+    ]
+    assert (kept[1]["call"], kept[1]["text"], kept[1]["level"], kept[1]["file_id"]) == (
+        "create_message", "seen", "WARNING", file_id
+    )  # fmt: skip
+    assert kept[2] == {"call": "set_hash", "file_id": file_id, "algorithm": "md5", "hexdigest": "00"}
+    assert place.ask(lambda: place.sandbox.job(job_id)).statuses == ["PENDING"]
+    assert File.get_hash(file_id) == {}
 
 
 def test_json_is_shown_for_people() -> None:

@@ -15,6 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from libnova import _table
+from libnova._capture import captured
 from libnova.errors import (
     AnswerUnreadable,
     ApiRejected,
@@ -82,10 +83,12 @@ class Driver:
         return f"Driver({getattr(self, 'url', '')!r})"
 
     def call(self, name: str, **values: Any) -> Any:
-        """Make the call `name` of the table with `values` put in and return its result.
+        """Make the call `name` of the table with `values` put in and return its result; None for one that is captured.
 
         Raises `KeyRefused`, `NotFound`, `ApiRejected`, `ApiUnavailable`, `AnswerUnreadable`, or `TableInvalid`.
         """
+        if captured(name, values):
+            return None
         call = self._table.call(name, {"idempotency_key": secrets.token_hex(16), **values})
         what = f"{call.method} {self.url}{call.path}"
         try:

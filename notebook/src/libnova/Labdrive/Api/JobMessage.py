@@ -27,6 +27,7 @@ def create(
         "create_message",
         job_id=str(job_id),
         text=str(message),
+        level=str(JobMessageType(type)),
         type=_table.table().value(f"message_types.{JobMessageType(type)}"),
         file_id=None if file_id is None else str(file_id),
     )

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from libnova import _progress
@@ -22,6 +24,8 @@ _BLOCKS = ("labdrive", "function_data")
 class Request:
     """Reads an event and starts the API driver with the user's key (known).
 
+    The event in the file that LIBNOVA_EVENT names wins over the one given: so a notebook with an event written by hand
+    is run for other files as it is.
     `Files` are the event's files, `Storage` is where their bytes are, `JSONData` the event itself.
     """
 
@@ -107,6 +111,11 @@ class RequestFiles(Sequence[File]):
 
 def _read(event: Any) -> Mapping[str, Any]:
     body = getattr(event, "body", event)
+    if path := os.environ.get("LIBNOVA_EVENT"):
+        try:
+            body = Path(path).read_bytes()
+        except OSError as error:
+            raise EventInvalid(f"LIBNOVA_EVENT names {path}, which cannot be read: {error.strerror}") from error
     if isinstance(body, str | bytes | bytearray):
         try:
             body = json.loads(body)
