@@ -26,4 +26,4 @@ def get(job_id: str) -> dict[str, Any]:
 def set_status(job_id: str, status: JobStatus) -> None:
     """Give the job a status. Raises `NotFound`, or what a call raises."""
     name = _table.table().value(f"status.{JobStatus(status)}")
-    Driver.current().call("set_job_status", job_id=str(job_id), status=name)
+    Driver.current().call("set_job_status", job_id=str(job_id), level=str(JobStatus(status)), status=name)

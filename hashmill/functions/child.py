@@ -1,0 +1,103 @@
+"""
+Runs one function for one event and ends: `python -P child.py`, with its order as JSON on standard input.
+
+Run as a file, in a folder of its own. What the function prints goes to standard output and error; what it tells
+LABDRIVE is kept in the file that LIBNOVA_CAPTURE names. The exit status is 0 when it returned, 1 when it raised (the
+last line of standard error says what), 3 when there was nothing to run.
+"""
+
+import ctypes
+import importlib.util
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+RAISED, NOTHING_TO_RUN = 1, 3
+
+
+class Context:
+    """What Nuclio gives a handler, as far as functions use it: a logger (seen in third-party code), and user data."""
+
+    def __init__(self) -> None:
+        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+        self.logger = logging.getLogger("function")
+        self.user_data = type("UserData", (), {})()
+
+
+class Event:
+    """The event as Nuclio gives it: `body` is bytes (known)."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.content_type = "application/json"
+        self.headers: dict[str, str] = {}
+        self.method = "POST"
+        self.path = "/"
+
+
+def main() -> None:
+    """Take the order, bind the process, run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    order = json.loads(sys.stdin.buffer.read())
+    if os.getppid() != order["parent_pid"]:
+        raise SystemExit(NOTHING_TO_RUN)
+    _limit(order)
+    if order["kind"] == "notebook":
+        _run_notebook(Path(order["source"]), Path(order["executed"]), time_s=order["time_s"])
+    else:
+        _run_handler(Path(order["source"]), Path(order["event"]))
+
+
+def _limit(order: dict[str, Any]) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"], order["memory_bytes"]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_max_bytes"], order["file_max_bytes"]))
+
+
+def _run_handler(source: Path, event: Path) -> None:
+    spec = importlib.util.spec_from_file_location("function", source)
+    if spec is None or spec.loader is None:
+        raise SystemExit(NOTHING_TO_RUN)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["function"] = module
+    spec.loader.exec_module(module)
+    handler = getattr(module, "handler", None)
+    if not callable(handler):
+        sys.stderr.write("the file has no function handler(context, event)\n")
+        raise SystemExit(NOTHING_TO_RUN)
+    handler(Context(), Event(event.read_bytes()))
+
+
+def _run_notebook(source: Path, executed: Path, *, time_s: float) -> None:
+    try:
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError
+        from nbformat import read, writes
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"a notebook needs {error.name}: install nbclient and ipykernel where workers run\n")
+        raise SystemExit(NOTHING_TO_RUN) from error
+    notebook = read(source, as_version=4)
+    fault = ""
+    try:
+        NotebookClient(notebook, timeout=int(time_s) + 1, kernel_name="python3").execute()
+    except CellExecutionError as error:
+        fault = f"{error.ename}: {error.evalue}"
+    executed.write_text(writes(notebook), encoding="utf-8")
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("output_type") == "stream" and output.get("name") == "stdout":
+                sys.stdout.write(output["text"])
+    if fault:
+        sys.stderr.write(fault + "\n")
+        raise SystemExit(RAISED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""
+Runs a function for one event in a child process, within limits, and says what came of it.
+
+The child gets its event and environment from here and nothing else of this process: no ledger, no broker, no settings.
+What the function tells LABDRIVE is kept, not sent: the caller owes it together with the result, and decides itself when
+the job has ended.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from hashmill.domain.text import one_line
+
+CHILD: Final = Path(__file__).parent / "child.py"
+CAPTURE_MAX_BYTES: Final = 16 * 1024 * 1024
+REASON_MAX_CHARS: Final = 500
+_PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
+_NOTHING_TO_RUN: Final = 3
+
+
+class Kind(StrEnum):
+    """What a function is written as."""
+
+    HANDLER = "handler"
+    NOTEBOOK = "notebook"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One function as it was added; `source` are its bytes."""
+
+    name: str
+    kind: Kind
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the source, by which an entry names what ran."""
+        return hashlib.sha256(self.source).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one run may take: seconds of the clock, memory of its process, and bytes of what it prints."""
+
+    time_s: float = 600.0
+    memory_bytes: int = 2 << 30
+    output_max_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message for the job."""
+
+    text: str
+    level: str
+    file_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What came of one run. `fault` is empty when it returned and did not say itself that it failed.
+
+    `hashes` are by file id and algorithm. `executed` is a notebook with its outputs.
+    """
+
+    fault: str
+    output: str
+    messages: tuple[Message, ...] = ()
+    hashes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    executed: bytes | None = None
+    wall_s: float = 0.0
+
+
+async def run(function: Function, event: Mapping[str, Any], *, environ: Mapping[str, str], limits: Limits) -> Ran:
+    """Return what came of running `function` for `event`; `environ` is what the library needs to reach LABDRIVE and S3.
+
+    Cancelled, it ends the child. Nothing is left behind.
+    """
+    with TemporaryDirectory(prefix="hm-function-") as name:
+        folder = Path(name)
+        order = _laid_out(folder, function, event, limits)
+        began_s = time.monotonic()
+        fault, output = await _run_child(folder, order, environ, limits)
+        captured = _captured(folder / "captured")
+        if not fault and captured.ended_badly:
+            fault = "it ended its job as failed"
+        executed = folder / "executed.ipynb"
+        return Ran(
+            fault=one_line(fault, max_chars=REASON_MAX_CHARS),
+            output=output,
+            messages=captured.messages,
+            hashes=captured.hashes,
+            executed=executed.read_bytes() if executed.exists() else None,
+            wall_s=time.monotonic() - began_s,
+        )
+
+
+def _laid_out(folder: Path, function: Function, event: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    source = folder / ("function.ipynb" if function.kind is Kind.NOTEBOOK else "function.py")
+    source.write_bytes(function.source)
+    (folder / "event.json").write_text(json.dumps(event), encoding="utf-8")
+    (folder / "home").mkdir()
+    return {
+        "kind": function.kind,
+        "source": str(source),
+        "event": str(folder / "event.json"),
+        "executed": str(folder / "executed.ipynb"),
+        "parent_pid": os.getpid(),
+        "time_s": limits.time_s,
+        "memory_bytes": limits.memory_bytes,
+        "file_max_bytes": CAPTURE_MAX_BYTES,
+    }
+
+
+async def _run_child(
+    folder: Path, order: Mapping[str, Any], environ: Mapping[str, str], limits: Limits
+) -> tuple[str, str]:
+    """Return what went wrong, and what was printed."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        str(CHILD),
+        cwd=folder / "home",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        env={
+            **{name: value for name in _PASSED_ON if (value := os.environ.get(name)) is not None},
+            "HOME": str(folder / "home"),
+            "LIBNOVA_EVENT": str(folder / "event.json"),
+            "LIBNOVA_CAPTURE": str(folder / "captured"),
+            "LIBNOVA_PROGRESS": "0",
+            **environ,
+        },
+    )
+    assert child.stdin is not None  # noqa: S101
+    assert child.stdout is not None  # noqa: S101
+    assert child.stderr is not None  # noqa: S101
+    try:
+        with contextlib.suppress(ConnectionError):
+            child.stdin.write(json.dumps(order).encode())
+            child.stdin.close()
+        try:
+            async with asyncio.timeout(limits.time_s):
+                printed, complained = await asyncio.gather(
+                    _printed(child.stdout, limits.output_max_bytes), _printed(child.stderr, limits.output_max_bytes)
+                )
+                status = await child.wait()
+        except TimeoutError:
+            return f"it took more than {limits.time_s:g} s", ""
+        except _TooMuch as much:
+            return f"it printed more than {limits.output_max_bytes:,} bytes", much.text
+    finally:
+        _end(child)
+        await child.wait()
+    return _fault_of(status, complained), printed
+
+
+class _TooMuch(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+async def _printed(stream: asyncio.StreamReader, most_bytes: int) -> str:
+    found = bytearray()
+    while piece := await stream.read(65_536):
+        found += piece
+        if len(found) > most_bytes:
+            raise _TooMuch(found[:most_bytes].decode("utf-8", "replace"))
+    return found.decode("utf-8", "replace")
+
+
+def _end(child: asyncio.subprocess.Process) -> None:
+    """End a child that has not ended, with all that it started and that stayed in its session."""
+    if child.returncode is not None:
+        return  # its id may be another process's by now
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _fault_of(status: int, complained: str) -> str:
+    if status == 0:
+        return ""
+    if status < 0:
+        return f"it was ended by signal {-status} ({signal.strsignal(-status)})"
+    said = next((line.strip() for line in reversed(complained.splitlines()) if line.strip()), "")
+    if status == _NOTHING_TO_RUN:
+        return said or "there was nothing to run"
+    return f"it raised {said}" if said else f"it ended with {status}"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Captured:
+    messages: tuple[Message, ...] = ()
+    hashes: dict[str, dict[str, str]] = field(default_factory=dict)
+    ended_badly: bool = False
+
+
+def _captured(path: Path) -> _Captured:
+    """Return what the function told; a line that is cut, as by the end of the process, is left out."""
+    kept = _Captured()
+    if not path.exists():
+        return kept
+    messages = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        match told:
+            case {"call": "create_message", "text": str(text), "level": str(level), **rest}:
+                file_id = rest.get("file_id")
+                messages.append(Message(text=text, level=level, file_id=None if file_id is None else str(file_id)))
+            case {"call": "set_hash", "file_id": str(file_id), "algorithm": str(name), "hexdigest": str(digest)}:
+                kept.hashes.setdefault(file_id, {})[name] = digest
+            case {"call": "set_job_status", "level": str(level)}:
+                kept.ended_badly = level == "FAILED"
+    kept.messages = tuple(messages)
+    return kept

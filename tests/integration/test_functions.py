@@ -1,0 +1,159 @@
+"""A researcher's function in a process of its own: what it tells is kept, and whatever it does is its own end only."""
+
+import asyncio
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashmill.functions.runner import Function, Kind, Limits, Message, Ran, run
+from tests.helpers.wait import wait_until, wait_until_async
+
+EVENT: dict[str, Any] = {
+    "api": {"url": "http://labdrive.invalid", "key_user": "KEY", "key_root": ""},
+    "labdrive": {"container": {"id": "1"}, "files": {"ids": ["7"], "paths": []}, "job": {"id": "299"}},
+    "function_params": {"depth": "full"},
+}
+SHORT = Limits(time_s=20.0, memory_bytes=1 << 30, output_max_bytes=10_000)
+
+
+def handler(body: str) -> Function:
+    source = "def handler(context, event):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    return Function(name="mine", kind=Kind.HANDLER, source=source.encode())
+
+
+async def ran(function: Function, limits: Limits = SHORT, **environ: str) -> Ran:
+    return await run(function, EVENT, environ=environ, limits=limits)
+
+
+async def test_what_a_function_tells_labdrive_is_kept_and_not_sent() -> None:
+    found = await ran(
+        handler(
+            """
+            from libnova.common.nuclio.Request import Request
+            from libnova.common.api import File, JobMessage
+            request = Request(context, event)
+            request.job_init()
+            for file in request.Files:
+                request.log("seen " + request.function_params["depth"], JobMessage.JobMessageType.ERROR, file.id)
+                File.set_hash(file.id, "mine", "00ff")
+            context.logger.info("to the log")
+            print("printed")
+            request.job_end(True)
+            """
+        )
+    )
+
+    assert found.fault == ""
+    assert found.messages == (Message(text="seen full", level="ERROR", file_id="7"),)
+    assert found.hashes == {"7": {"mine": "00ff"}}
+    assert found.output == "to the log\nprinted\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("raise LookupError('not here')", "it raised LookupError: not here"),
+        ("import sys; sys.exit(4)", "it ended with 4"),
+        ("import os; os.kill(os.getpid(), 9)", "it was ended by signal 9 (Killed)"),
+        ("bytearray(4 << 30)", "it raised MemoryError"),
+        ("print('x' * 20_000)", "it printed more than 10,000 bytes"),
+        ("import time; time.sleep(600)", "it took more than 2 s"),
+        ("while True: pass", "it took more than 2 s"),
+    ],
+)
+async def test_a_function_that_goes_wrong_says_how(body: str, fault: str) -> None:
+    limits = Limits(time_s=2.0, memory_bytes=SHORT.memory_bytes, output_max_bytes=SHORT.output_max_bytes)
+
+    assert (await ran(handler(body), limits)).fault == fault
+
+
+async def test_one_that_ends_its_job_as_failed_has_failed_and_what_it_told_before_counts() -> None:
+    found = await ran(
+        handler(
+            """
+            from libnova.Labdrive.Nuclio.Request import Request
+            request = Request(context, event)
+            request.log("before")
+            request.job_end(False)
+            """
+        )
+    )
+
+    assert found.fault == "it ended its job as failed"
+    assert [message.text for message in found.messages] == ["before"]
+
+
+async def test_without_a_handler_there_is_nothing_to_run() -> None:
+    for source in (b"x = 1", b"handler = 3"):
+        found = await ran(Function(name="mine", kind=Kind.HANDLER, source=source))
+        assert found.fault == "the file has no function handler(context, event)"
+
+
+async def test_it_has_no_more_of_our_environment_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HASHMILL_SECRETS__SEAL_KEY", "canary-77")
+
+    found = await ran(handler("import os; print(sorted(os.environ))"), LIBNOVA_API_KEY="KEY")
+
+    assert "HASHMILL" not in found.output
+    assert "LIBNOVA_API_KEY" in found.output
+
+
+async def test_cancelled_it_ends_the_child_and_leaves_nothing(tmp_path: Path) -> None:
+    body = f"""
+        import os, time
+        open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+        time.sleep(600)
+    """
+    task = asyncio.create_task(ran(handler(body)))
+    pid = tmp_path / "pid"
+    await wait_until_async(lambda: pid.exists() and pid.read_text() != "", timeout_s=20)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    wait_until(lambda: not Path(f"/proc/{pid.read_text()}").exists(), timeout_s=10)
+
+
+def notebook(*cells: str) -> Function:
+    made = [
+        {"cell_type": "code", "id": f"c{at}", "metadata": {}, "outputs": [], "execution_count": None, "source": text}
+        for at, text in enumerate(cells)
+    ]
+    document = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": made}
+    return Function(name="mine", kind=Kind.NOTEBOOK, source=json.dumps(document).encode())
+
+
+async def test_a_notebook_is_run_cell_by_cell_for_the_event_it_is_given_and_its_copy_is_kept() -> None:
+    limits = Limits(time_s=60.0, memory_bytes=8 << 30)
+    found = await ran(
+        notebook(
+            "from types import SimpleNamespace\nfrom libnova.Labdrive.Nuclio.Request import Request",
+            "request = Request(None, SimpleNamespace(body='{\"labdrive\": {}}'))\nprint([f.id for f in request.Files])",
+            "request.log('from a cell')",
+        ),
+        limits,
+    )
+
+    assert found.fault == ""
+    assert found.output == "['7']\n"
+    assert [message.text for message in found.messages] == ["from a cell"]
+    assert found.executed is not None
+    outputs = [cell["outputs"] for cell in json.loads(found.executed)["cells"]]
+    assert outputs[1][0]["text"] == ["['7']\n"]
+
+
+async def test_a_cell_that_raises_ends_a_notebook_and_its_copy_shows_where() -> None:
+    found = await ran(notebook("print('one')", "1 / 0", "print('three')"), Limits(time_s=60.0, memory_bytes=8 << 30))
+
+    assert found.fault == "it raised ZeroDivisionError: division by zero"
+    assert found.output == "one\n"
+    assert found.executed is not None
+    assert "ZeroDivisionError" in found.executed.decode()
+
+
+def test_the_same_source_has_the_same_name() -> None:
+    assert handler("pass").sha256 == handler("pass").sha256 != handler("return").sha256
