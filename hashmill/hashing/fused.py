@@ -49,7 +49,9 @@ class Trust:
 
     def group(self, mask: int, streams: int) -> int:
         """Return how many of `streams` (1 to `SIDE_BY_SIDE_MAX`) cost least together, as measured in this process."""
-        return min(streams, self._groups[mask][streams - 1]) if mask in self._groups else 1
+        if self.why_not():
+            return 1
+        return min(streams, self._groups[mask][streams - 1])
 
 
 def _tried(native: NativeKernel) -> str:

@@ -5,6 +5,8 @@ import time
 import zlib
 from collections.abc import Callable
 from threading import Thread
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from hashmill.hashing import fused
 from hashmill.hashing.fused import ALGORITHMS, Fused, update_many
-from hashmill.hashing.fused_check import BITS
+from hashmill.hashing.fused_check import BITS, NativeKernel
 
 pytestmark = pytest.mark.skipif(
     fused._trust.native is None, reason="no C compiler was there when the package was built"
@@ -265,6 +267,22 @@ def test_a_group_is_as_wide_as_the_kernel_is_or_holds_all_there_are() -> None:
         for streams in range(1, 20):
             assert fused.group(algorithms, streams) in {1, 2, 4, 16, streams}
             assert 1 <= fused.group(algorithms, streams) <= streams
+
+
+def test_who_asks_first_how_many_go_together_is_told_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fused._trust.native
+    assert real is not None
+    native = cast(
+        NativeKernel,
+        SimpleNamespace(
+            Fused=real.Fused,
+            update_many=real.update_many,
+            calibrate=lambda: dict.fromkeys(range(1, 8), tuple(range(1, 17))),
+        ),
+    )
+    monkeypatch.setattr(fused, "_trust", fused.Trust(native, ""))
+
+    assert fused.group(("md5",), 9) == 9
 
 
 def test_without_a_kernel_nothing_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
