@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from hashmill import __version__
 from hashmill.domain.errors import ConfigFault, LedgerUnavailable
+from hashmill.domain.function import Limits
 from hashmill.domain.origin import origin_of
 from hashmill.domain.secret import Secret
 from hashmill.flow.tools import DoorTools, MillTools, ObjectPlace, PlaceOf, Rules, Tenant, WorkTools
@@ -121,6 +122,12 @@ def rules_of(settings: Settings, wire: WireTable) -> Rules:
         slice_from_bytes=settings.slices.threshold_bytes,
         slice_max_bytes=settings.slices.max_bytes,
         slice_max_s=settings.slices.max_s,
+        wire_path=str(app_home() / "config" / settings.labdrive.wire),
+        function_limits=Limits(
+            time_s=settings.functions.time_s,
+            memory_bytes=settings.functions.memory_bytes,
+            output_max_bytes=settings.functions.output_max_bytes,
+        ),
         reissue_after_s=settings.tickets.reissue_after_s,
         tick_s=settings.tickets.tick_s,
         idle_tick_s=settings.tickets.idle_tick_s,
@@ -277,6 +284,7 @@ async def open_work(
             place_of=mill.place_of,
             in_flight=asyncio.Semaphore(settings.worker.files_in_flight),
             draining=asyncio.Event(),
+            functions_at_once=asyncio.Semaphore(settings.functions.at_once),
             trial=trial,
             presence=said_of_itself(settings, slots=slots, queues=queues),
         )

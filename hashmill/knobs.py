@@ -250,6 +250,17 @@ class Slices(Section):
     max_s: float = Field(60.0, gt=0, description="A slice ends after so long, if that comes first.")
 
 
+class Functions(Section):
+    """Researchers' functions, each run for one file in a process of its own."""
+
+    at_once: int = Field(2, ge=1, description="Most of them side by side in one worker process.")
+    time_s: float = Field(600.0, gt=0, description="One that takes longer is ended, and its file fails.")
+    memory_bytes: int = Field(
+        4_294_967_296, ge=67_108_864, description="Address space of its process; a library of numbers takes much."
+    )
+    output_max_bytes: int = Field(1_048_576, ge=1024, description="One that prints more is ended, and its file fails.")
+
+
 class Leases(Section):
     """Who may write."""
 

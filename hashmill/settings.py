@@ -27,6 +27,7 @@ from hashmill.knobs import (
     S3,
     Broker,
     Files,
+    Functions,
     Hashing,
     Intake,
     Labdrive,
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     report: Report = Report()
     tickets: Tickets = Tickets()
     slices: Slices = Slices()
+    functions: Functions = Functions()
     leases: Leases = Leases()
     files: Files = Files()
     worker: Worker = Worker()

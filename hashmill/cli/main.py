@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from hashmill.cli import about, ledger, runs, serve
+from hashmill.cli import about, functions, ledger, runs, serve
 from hashmill.cli.demo import demo
 from hashmill.cli.doctor import doctor
 from hashmill.cli.exits import Doors, ExitCode
@@ -48,6 +48,7 @@ app.command(rich_help_panel=SERVICE, epilog="Example: hashmill dispatcher")(serv
 app.command(rich_help_panel=SERVICE, epilog="Example: hashmill up --workers 4 --broker embedded")(up)
 app.command(rich_help_panel=SERVICE, epilog="Example: hashmill sandbox --port 8700")(serve.sandbox)
 app.command(rich_help_panel=CARE, epilog="Example: hashmill doctor --bucket labdrive --key 7/report.pdf")(doctor)
+app.add_typer(functions.app, name="function", rich_help_panel=WORK)
 app.add_typer(ledger.app, name="ledger", rich_help_panel=CARE)
 app.command(rich_help_panel=CARE, epilog="Example: hashmill settings --json")(settings)
 app.add_typer(about.secrets, name="secrets", rich_help_panel=CARE)

@@ -13,10 +13,13 @@ class JobStatus(StrEnum):
 
 
 class Mode(StrEnum):
-    """What a run does with its files: `hash` reads them; `attest` reads none, and asks what the S3 server states."""
+    """What a run does with its files: `hash` reads them; `attest` reads none, and asks what the S3 server states;
+    `function` runs a researcher's function for each.
+    """
 
     HASH = "hash"
     ATTEST = "attest"
+    FUNCTION = "function"
 
 
 class RunState(StrEnum):

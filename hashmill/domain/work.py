@@ -95,9 +95,10 @@ class FileOutcome:
 
     `state` is DONE, FAILED, DEAD, or READY: again after `retry_in_s`, with the attempt counted unless
     `counted` is false (a worker that was told to stop gives its files back).
-    `entry` is the body of the ledger entry, `kind` its kind unless the state says it, `reports` what is owed; all are
-    written only with the result. `object_ref` is by what the result is found when it is to be the baseline of another
-    check; `provider_checksums` are those that the S3 server states, beside ours.
+    `entry` is the body of the ledger entry, `kind` its kind unless the state says it, `reports` what is owed,
+    `executed` a notebook as it ran; all are written only with the result. `object_ref` is by what the result is found
+    when it is to be the baseline of another check; `provider_checksums` are those that the S3 server states, beside
+    ours.
     `saved` is how far a large file has come by now; it is READY for its next slice, and as it gets on, the tries and
     lost leases before are forgotten.
     """
@@ -119,4 +120,5 @@ class FileOutcome:
     provider_checksums: Sequence[Mapping[str, Any]] = ()
     kind: str | None = None
     entry: Mapping[str, Any] | None = None
+    executed: bytes | None = None
     reports: Sequence[Report] = ()

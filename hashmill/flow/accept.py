@@ -1,7 +1,6 @@
 """A posted event becomes a run: one transaction, then a bell that may stay unheard."""
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +12,7 @@ from hashmill.domain.origin import origin_of
 from hashmill.domain.secret import Secret
 from hashmill.flow.tools import DoorTools
 from hashmill.labdrive.origins import check_origin
-from hashmill.ledger import runs, seal
+from hashmill.ledger import functions, runs, seal
 from hashmill.ledger.runs import Run
 
 RINGING_MAX = 100
@@ -51,7 +50,11 @@ def _accept(
     connection: sa.Connection, tools: DoorTools, event: TriggerEvent, tenant_id: str, key: str, digest: str
 ) -> tuple[Run, bool]:
     public = public_event(event)
-    entry: Mapping[str, Any] = {"event": public, "event_digest": digest, "idempotency_key": key}
+    entry: dict[str, Any] = {"event": public, "event_digest": digest, "idempotency_key": key}
+    name = event.function_key
+    sha256 = functions.current(connection, name) if name else None
+    if sha256 is not None:
+        entry["function"] = {"name": name, "sha256": sha256}
     run, made = runs.accept(
         connection,
         tenant_id=tenant_id,
@@ -62,6 +65,7 @@ def _accept(
         container_id=event.container_id,
         priority=event.priority,
         entry=entry,
+        function=(name, sha256) if sha256 is not None else None,
     )
     keys = _needed_keys(event, use_root=tools.rules.use_root_key)
     if made:

@@ -69,6 +69,7 @@ def _close(connection: sa.Connection, run: Run) -> bool:
         error_class=run.error_class,
         error_detail=run.error_detail,
         verdicts=verdicts,
+        function=run.function_name,
     )
     return runs.close(connection, run, [last_message, words.status(JobStatus.COMPLETED if good else JobStatus.FAILED)])
 

@@ -34,6 +34,7 @@ from hashmill.flow.slices import Slice, is_sliced, read_slice, why_in_one_go
 from hashmill.flow.stored import beside, confirmed, difference, told
 from hashmill.flow.tools import Mill, ObjectPlace, WorkTools
 from hashmill.flow.trial import REST_S, Question, Trial, TrialEnded, TrialGone
+from hashmill.flow.work import work
 from hashmill.hashing.engine import hashed
 from hashmill.ledger.baselines import object_ref
 from hashmill.ledger.runs import Run
@@ -63,7 +64,9 @@ async def hash_one(tools: WorkTools, run: Run, file: ClaimedFile) -> FileOutcome
 async def _judged(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPlace) -> FileOutcome:
     began_s = tools.clock_s()
     try:
-        if file.lost_leases and tools.trial is not None:
+        if run.mode is Mode.FUNCTION:
+            outcome = await work(tools, run, file, place)
+        elif file.lost_leases and tools.trial is not None:
             outcome = await _tried(tools, tools.trial, run, file)
         else:
             outcome = await read_one(tools, run, file, place)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hashmill.domain.function import Limits
 from hashmill.domain.job import SizeClass
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Rules:
     slice_max_bytes: int = 4_294_967_296
     slice_max_s: float = 60.0
     reissue_after_s: float = 10.0
+    wire_path: str = ""
+    function_limits: Limits = field(default_factory=Limits)
     tick_s: float = 0.05
     idle_tick_s: float = 0.5
 
@@ -175,6 +178,8 @@ class WorkTools(DoorTools):
     draining: asyncio.Event
     clock_s: Callable[[], float] = time.monotonic
     """Seconds that only go forward, also while this process is stopped; for pauses of its own, never for a lease."""
+    functions_at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """How many researchers' functions may run side by side."""
     suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while files are worked on that lost their lease before."""
     trial: Trial | None = None

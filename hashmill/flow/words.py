@@ -1,11 +1,16 @@
 """What LABDRIVE's users read: the texts of job messages, and the bodies of the reports that carry them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from hashmill.domain.errors import ErrorClass
 from hashmill.domain.job import JobStatus, MessageType, ReportKind
+from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
 from hashmill.domain.work import Report
+
+LINES_MAX: Final = 100
+LINE_MAX_CHARS: Final = 2000
 
 
 def status(value: JobStatus) -> Report:
@@ -76,6 +81,46 @@ def attested(file_no: int, file_id: str, path: str, verdict: Verdict, said: str,
     return [Report(kind=ReportKind.MESSAGE, file_no=file_no, body=body)]
 
 
+def worked(
+    file_no: int,
+    file_id: str,
+    path: str,
+    *,
+    messages: Sequence[tuple[str, str, str | None]],
+    output: str,
+    hashes: Mapping[str, Mapping[str, str]],
+    fault: str | None,
+) -> list[Report]:
+    """Return what is owed for a file that a researcher's function ran for: what it told, what it printed, its hashes.
+
+    `messages` are text, level and file id; of what it printed the first `LINES_MAX` lines are told.
+    """
+
+    def said(text: str, type: MessageType, of_file: str | None) -> Report:
+        body = {"text": text, "type": type, "file_id": of_file}
+        return Report(kind=ReportKind.MESSAGE, file_no=file_no, body=body)
+
+    told = [
+        said(text, MessageType.ERROR if level == "ERROR" else MessageType.INFO, of_file)
+        for text, level, of_file in messages
+    ]
+    lines = [line for line in output.splitlines() if line.strip()]
+    told += [said(one_line(line, max_chars=LINE_MAX_CHARS), MessageType.INFO, file_id) for line in lines[:LINES_MAX]]
+    if len(lines) > LINES_MAX:
+        told.append(said(f"… and {len(lines) - LINES_MAX} more lines", MessageType.INFO, file_id))
+    stored = [
+        Report(
+            kind=ReportKind.HASH,
+            file_no=file_no,
+            body={"file_id": of_file, "algorithm": name, "digest": digest},
+        )
+        for of_file, digests in hashes.items()
+        for name, digest in digests.items()
+    ]
+    ended = [said(f"File not processed: {path or file_id}: {fault}", MessageType.ERROR, file_id)] if fault else []
+    return [*told, *stored, *ended]
+
+
 def closing(
     *,
     files: int,
@@ -86,16 +131,19 @@ def closing(
     error_class: str | None,
     error_detail: str | None,
     verdicts: Mapping[str, int] | None = None,
+    function: str | None = None,
 ) -> Report:
     """Return the last message of a job: what was done, and what failed and why, counted.
 
-    `verdicts` count the files of a run that read none.
+    `verdicts` count the files of a run that read none; `function` is whose run it was.
     It is marked as `closing`, so that a replay does not send one that tells of the end before.
     """
     failures = sum(failed_by_class.values())
     parts = [f"{files - failures} of {files} files hashed ({', '.join(algorithms)}; {size_bytes} bytes)"]
     if verdicts is not None:
         parts = [f"no file was read; the storage was asked about {files} ({_counted(verdicts) or 'none'})"]
+    if function is not None:
+        parts = [f"{files - failures} of {files} files processed by function {function}"]
     if failures:
         parts.append(f"{failures} failed: {_counted(failed_by_class)}")
     if undelivered_by_class:

@@ -25,8 +25,10 @@ class Context:
     """What Nuclio gives a handler, as far as functions use it: a logger (seen in third-party code), and user data."""
 
     def __init__(self) -> None:
-        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
         self.logger = logging.getLogger("function")
+        self.logger.setLevel(logging.INFO)
+        self.logger.propagate = False  # what libraries say is not for the job
+        self.logger.addHandler(logging.StreamHandler(sys.stdout))
         self.user_data = type("UserData", (), {})()
 
 

@@ -8,7 +8,6 @@ the job has ended.
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -16,11 +15,11 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from hashmill.domain.function import Function, Kind, Limits, Message, Ran
 from hashmill.domain.text import one_line
 
 CHILD: Final = Path(__file__).parent / "child.py"
@@ -28,60 +27,6 @@ CAPTURE_MAX_BYTES: Final = 16 * 1024 * 1024
 REASON_MAX_CHARS: Final = 500
 _PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 _NOTHING_TO_RUN: Final = 3
-
-
-class Kind(StrEnum):
-    """What a function is written as."""
-
-    HANDLER = "handler"
-    NOTEBOOK = "notebook"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Function:
-    """One function as it was added; `source` are its bytes."""
-
-    name: str
-    kind: Kind
-    source: bytes
-
-    @property
-    def sha256(self) -> str:
-        """The digest of the source, by which an entry names what ran."""
-        return hashlib.sha256(self.source).hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one run may take: seconds of the clock, memory of its process, and bytes of what it prints."""
-
-    time_s: float = 600.0
-    memory_bytes: int = 2 << 30
-    output_max_bytes: int = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One message for the job."""
-
-    text: str
-    level: str
-    file_id: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
-    """What came of one run. `fault` is empty when it returned and did not say itself that it failed.
-
-    `hashes` are by file id and algorithm. `executed` is a notebook with its outputs.
-    """
-
-    fault: str
-    output: str
-    messages: tuple[Message, ...] = ()
-    hashes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    executed: bytes | None = None
-    wall_s: float = 0.0
 
 
 async def run(function: Function, event: Mapping[str, Any], *, environ: Mapping[str, str], limits: Limits) -> Ran:

@@ -219,7 +219,7 @@ class Verification:
     faults: tuple[str, ...]
 
 
-RESULTS = ("file_hashed", "file_attested")
+RESULTS = ("file_hashed", "file_attested", "file_processed")
 """The kinds of entries that tell how a file ended that is `done`."""
 FAULTS_MAX = 100
 PAGE = 1000

@@ -13,7 +13,7 @@ from hashmill.domain.work import FileOutcome
 from hashmill.ledger import entries, outbox, rows
 from hashmill.ledger.engine import now_ms
 from hashmill.ledger.runs import settle_if_done
-from hashmill.ledger.tables import Ms, files, runs
+from hashmill.ledger.tables import Ms, executed_notebooks, files, runs
 
 ENDED = (FileState.DONE, FileState.FAILED, FileState.DEAD, FileState.CANCELLED)
 _KINDS = {FileState.DONE: "file_hashed"}
@@ -107,6 +107,19 @@ def _close(connection: sa.Connection, run_id: str, ended: Sequence[FileOutcome],
     run: Any = connection.execute(_counting(), counted).one()
     told = [(one.kind or _KINDS.get(one.state, "file_failed"), one.entry) for one in ended if one.entry is not None]
     entries.append(connection, run_id, told, tenant_id=run.tenant_id, shard=run.shard, at_ms=run.at_ms)
+    notebooks = [
+        {
+            "run_id": run_id,
+            "file_no": one.file_no,
+            "generation": one.entry["generation"],
+            "fence": one.fence,
+            "body": one.executed,
+        }
+        for one in ended
+        if one.executed is not None and one.entry is not None
+    ]
+    if notebooks:
+        connection.execute(sa.insert(executed_notebooks), notebooks)
     first = run.outbox_seq - len(reports) + 1
     outbox.put(connection, run_id, reports, shard=run.shard, first_seq=first, at_ms=run.at_ms)
     if run.files_open == 0:

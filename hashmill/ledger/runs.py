@@ -48,6 +48,8 @@ class Run:
     settled_at_ms: int | None
     finished_at_ms: int | None
     mode: Mode = Mode.HASH
+    function_name: str | None = None
+    function_sha256: str | None = None
 
 
 COLUMNS = [runs.c[name] for name in Run.__slots__]
@@ -73,10 +75,12 @@ def accept(
     container_id: str,
     priority: int,
     entry: Mapping[str, Any],
+    function: tuple[str, str] | None = None,
 ) -> tuple[Run, bool]:
     """Return the run of this idempotency key and whether this call made it.
 
-    When two posts race, one makes the run and both get it. Comparing digests is the caller's.
+    `function` are name and SHA-256 of the researcher's function it is for. When two posts race, one makes the run and
+    both get it. Comparing digests is the caller's.
     """
     run_id = entries.new_id()
     insert = insert_for(connection)
@@ -95,7 +99,9 @@ def accept(
             job_id=job_id,
             container_id=container_id,
             priority=priority,
-            mode=event.get("mode"),
+            mode=Mode.FUNCTION if function else event.get("mode"),
+            function_name=function[0] if function else None,
+            function_sha256=function[1] if function else None,
             state=RunState.ACCEPTED,
             generation=0,
             expand_fence=0,

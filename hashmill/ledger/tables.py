@@ -66,6 +66,8 @@ runs = sa.Table(
     sa.Column("settled_at_ms", Ms),
     sa.Column("finished_at_ms", Ms),
     sa.Column("mode", sa.String(16)),
+    sa.Column("function_name", sa.String(64)),
+    sa.Column("function_sha256", sa.String(64)),
     sa.UniqueConstraint("tenant_id", "idempotency_key"),
     sa.Index("ix_runs_state", "state", "run_id"),
     sa.Index("ix_runs_job_id", "job_id"),
@@ -231,6 +233,30 @@ saved_hashes = sa.Table(
     sa.Column("provider", sa.Text),
 )
 """How far a large file was hashed: written under its fence with each slice, gone with the end of its run."""
+
+functions = sa.Table(
+    "functions",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("source", sa.LargeBinary, nullable=False),
+    sa.Column("current", sa.Boolean, nullable=False),
+    sa.Column("added_at_ms", Ms, nullable=False),
+    sa.Column("added_by", sa.Text, nullable=False),
+)
+"""Every version of a researcher's function. None is ever deleted: runs and entries name them."""
+
+executed_notebooks = sa.Table(
+    "executed_notebooks",
+    metadata,
+    sa.Column("run_id", Id, sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("file_no", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("fence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+"""Notebooks with their outputs, as they ran for one file; the entry holds their SHA-256."""
 
 counters = sa.Table(
     "counters",

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from hashmill.functions.runner import Function, Kind, Limits, Message, Ran, run
+from hashmill.domain.function import Function, Kind, Limits, Message, Ran
+from hashmill.functions.runner import run
 from tests.helpers.wait import wait_until, wait_until_async
 
 EVENT: dict[str, Any] = {

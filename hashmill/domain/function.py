@@ -1,0 +1,60 @@
+"""A researcher's function, what it may take, and what came of running it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a function is written as."""
+
+    HANDLER = "handler"
+    NOTEBOOK = "notebook"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One function as it was added; `source` are its bytes."""
+
+    name: str
+    kind: Kind
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the source, by which an entry names what ran."""
+        return hashlib.sha256(self.source).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one run may take: seconds of the clock, memory of its process, and bytes of what it prints."""
+
+    time_s: float = 600.0
+    memory_bytes: int = 4 << 30
+    output_max_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message for the job."""
+
+    text: str
+    level: str
+    file_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What came of one run. `fault` is empty when it returned and did not say itself that it failed.
+
+    `hashes` are by file id and algorithm. `executed` is a notebook with its outputs.
+    """
+
+    fault: str
+    output: str
+    messages: tuple[Message, ...] = ()
+    hashes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    executed: bytes | None = None
+    wall_s: float = 0.0

@@ -1,0 +1,133 @@
+"""`hashmill function`: what is added is what runs, and what is no function is refused with a reason."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hashmill.ledger import entries
+from hashmill.ledger.engine import Ledger
+from tests.helpers.cli import Said, run_cli
+from tests.helpers.ledger import fresh_ledger
+
+GOOD = """
+from libnova.Labdrive.Nuclio.Request import Request
+from libnova.Labdrive.Api import File
+
+def handler(context, event):
+    request = Request(context, event)
+    for file in request.Files:
+        request.log("seen", file_id=file.id)
+        File.set_hash(file.id, "mine", "00ff")
+    print("printed")
+    request.job_end(not request.function_params)
+"""
+EVENT = {
+    "api": {"url": "http://labdrive.invalid", "key_user": "canary-key-81", "key_root": ""},
+    "labdrive": {"container": {"id": "1"}, "files": {"ids": ["7"], "paths": []}, "job": {"id": "299"}},
+    "function_params": {},
+}
+Cli = Callable[..., Said]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with fresh_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+def cli(ledger: Ledger, tmp_path: Path) -> Cli:
+    def run(*args: str) -> Said:
+        return run_cli(*args, env={"HASHMILL_LEDGER__URL": f"sqlite:///{tmp_path / 'ledger.sqlite3'}"})
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "handler.py"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.fixture
+def event(tmp_path: Path) -> Path:
+    path = tmp_path / "event.json"
+    path.write_text(json.dumps(EVENT))
+    return path
+
+
+def test_a_function_is_added_listed_shown_and_taken_away(cli: Cli, source: Path, ledger: Ledger) -> None:
+    added = cli("function", "add", "mine", str(source), "--who", "op", "--json").json
+    source.write_text(GOOD + "# a second version\n")
+    assert "mine is handler" in cli("function", "add", "mine", str(source)).out
+
+    versions = cli("function", "list", "--json").json
+    assert [one["name"] for one in versions] == ["mine", "mine"]
+    assert {one["sha256"]: one["current"] for one in versions}[added["sha256"]] is False
+    assert "a second version" in cli("function", "show", "mine").out
+    assert "current" in cli("function", "list").out
+
+    assert cli("function", "remove", "mine").code == 0
+    assert cli("function", "remove", "mine").code == 2
+    assert cli("function", "show", "mine").code == 2
+    kinds = [entry.kind for entry in ledger.read_now(entries.of_run, "00000000-0000-0000-0000-000000000000")]
+    assert kinds == ["function_added", "function_added", "function_removed"]
+    assert ledger.read_now(entries.verify).faults == ()
+
+
+def test_a_function_is_tried_here_and_tells_nobody(cli: Cli, source: Path, event: Path) -> None:
+    cli("function", "add", "mine", str(source))
+
+    tried = cli("function", "test", "mine", str(event), "--json")
+    assert (tried.code, tried.json["fault"]) == (0, "")
+    assert tried.json["messages"] == [{"text": "seen", "level": "INFO", "file_id": "7"}]
+    assert tried.json["hashes"] == {"7": {"mine": "00ff"}}
+    assert tried.json["output"] == "printed\n"
+
+    shown = cli("function", "test", "mine", str(event)).out
+    assert "INFO: seen (file 7)" in shown
+    assert "hash of file 7: mine 00ff" in shown
+    assert "canary-key-81" not in shown
+
+    event.write_text(json.dumps({**EVENT, "function_params": {"fail": True}}))
+    failed = cli("function", "test", "mine", str(event))
+    assert failed.code == 1
+    assert "failed: it ended its job as failed" in failed.out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("handler.py", "def other(): pass", "it has no function handler"),
+        ("handler.py", "def handler(", "was never closed"),
+        ("notebook.ipynb", "{}", "no notebook of nbformat 4"),
+        ("notebook.ipynb", "{", "Expecting"),
+        ("handler.txt", "", "neither .py nor .ipynb"),
+    ],
+)
+def test_what_is_no_function_is_refused(cli: Cli, tmp_path: Path, name: str, text: str, why: str) -> None:
+    (tmp_path / name).write_text(text)
+
+    said = cli("function", "add", "mine", str(tmp_path / name))
+
+    assert said.code == 2
+    assert why in " ".join(said.err.split())
+    assert cli("function", "list", "--json").json == []
+
+
+def test_files_and_names_that_are_none_are_refused(cli: Cli, source: Path, tmp_path: Path) -> None:
+    for words in (
+        ("add", "mine", str(tmp_path / "nowhere.py")),
+        ("add", "", str(source)),
+        ("add", "x" * 65, str(source)),
+        ("add", " space", str(source)),
+        ("test", "nobody", str(source)),
+    ):
+        assert cli("function", *words).code == 2, words
+    cli("function", "add", "mine", str(source))
+    (tmp_path / "wrong.json").write_text("[]")
+    for path in ("wrong.json", "handler.py", "nowhere.json"):
+        assert cli("function", "test", "mine", str(tmp_path / path)).code == 2
