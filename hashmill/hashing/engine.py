@@ -18,6 +18,8 @@ from hashmill.hashing.registry import Block, Hasher, open_hashers
 WIDE: Final = 5
 """From how many streams on a group is of the kernel's wide kind, which costs the same however many of its lanes are
 used: two threads that share one take as long as one of them does, and twice the CPU."""
+NEARLY_FULL: Final = 12
+"""While one thread has such a group in hand, another one takes the next only when it is so large."""
 
 Asked = tuple[PluginHasher, "Future[Any]"]
 """A plug-in and what it was asked."""
@@ -170,12 +172,13 @@ class _Weaver:
     """Blocks of several objects that wait for the native kernel, which hashes some side by side in much less time.
 
     `feed_some` is called once for each block that was added, by the hash threads; a call whose block another one took
-    along finds nothing left to do.
+    along, or leaves to another one, finds nothing to do.
     """
 
     threads: int
     _waiting: deque[tuple[fused.Fused, Block, "Future[None]"]] = field(default_factory=deque)
     _at_work: int = 0
+    _wide: int = 0
     _lock: Lock = field(default_factory=Lock)
 
     def add(self, hasher: fused.Fused, block: Block) -> "Future[None]":
@@ -187,13 +190,19 @@ class _Weaver:
         return fed
 
     def feed_some(self) -> None:
-        """Feed this thread's share of what waits. Whatever goes wrong, no future is left without an end."""
+        """Feed this thread's share of what waits, until it has none."""
+        while self._feed_share():
+            pass
+
+    def _feed_share(self) -> bool:
+        """Feed a share and return whether there was one. Whatever goes wrong, no future is left without an end."""
         taken: list[tuple[fused.Fused, Block, Future[None]]] = []
         with self._lock:
             self._at_work += 1
         try:
             with self._lock:
                 self._take_into(taken)
+                self._wide += len(taken) >= WIDE
             if taken:
                 fused.update_many([(hasher, block) for hasher, block, _ in taken])
             for _, _, fed in taken:
@@ -205,11 +214,13 @@ class _Weaver:
         finally:
             with self._lock:
                 self._at_work -= 1
+                self._wide -= len(taken) >= WIDE
             for hasher, _, fed in taken:
                 if not fed.done():
                     fed.set_exception(
                         AlgorithmFailed(f"{hasher.backend}: the thread ended with the block in its hands")
                     )
+        return bool(taken)
 
     def _take_into(self, taken: list[tuple[fused.Fused, Block, "Future[None]"]]) -> None:
         """Take some that want the same algorithms: a group that costs least, or this thread's share of a small one."""
@@ -218,6 +229,8 @@ class _Weaver:
         algorithms = self._waiting[0][0].algorithms
         alike = sum(job[0].algorithms == algorithms for job in self._waiting)
         share = fused.group(algorithms, alike)
+        if share >= WIDE and self._wide and share < NEARLY_FULL:
+            return  # whoever has the other group asks again when it is done
         if share < WIDE:
             idle = 1 + max(0, self.threads - self._at_work)  # this one, which is at work, and those that are not
             share = min(share, -(-len(self._waiting) // idle))

@@ -154,7 +154,16 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 @pytest.mark.parametrize(
     ("threads", "waiting", "groups"),
-    [(2, 4, [2, 2]), (1, 4, [4]), (1, 5, [4, 1]), (4, 3, [1, 1, 1]), (2, 9, [9]), (2, 20, [16, 4])],
+    [
+        (2, 4, [2, 2]),
+        (1, 4, [4]),
+        (1, 5, [4, 1]),
+        (4, 3, [1, 1, 1]),
+        (2, 9, [9]),
+        (2, 20, [16, 4]),
+        (2, 27, [16]),
+        (2, 28, [16, 12]),
+    ],
 )
 def test_what_waits_is_shared_out_to_idle_threads_and_hashed_side_by_side(
     kernel: Kernel, threads: int, waiting: int, groups: list[int]
@@ -164,16 +173,39 @@ def test_what_waits_is_shared_out_to_idle_threads_and_hashed_side_by_side(
         weaver.add(Stream(), b"x")  # type: ignore[arg-type]
     if threads > 1:  # the other threads take theirs before the first is through
         takes: list[list[object]] = []
-        while weaver._waiting:
+        for _ in range(threads):
             weaver._at_work += 1
             takes.append([])
             weaver._take_into(takes[-1])  # type: ignore[arg-type]
-        assert [len(taken) for taken in takes] == groups
+            weaver._wide += len(takes[-1]) > 4
+        assert [len(taken) for taken in takes if taken] == groups
         return
     for _ in range(waiting):
         weaver.feed_some()
 
     assert kernel.groups == groups
+
+
+def test_what_is_left_to_another_thread_is_fed_by_it(kernel: Kernel) -> None:
+    weaver = _Weaver(2)
+    first = [Stream() for _ in range(16)]
+    second = [Stream() for _ in range(8)]
+    ended = [weaver.add(stream, b"x") for stream in first]  # type: ignore[arg-type]
+
+    def meanwhile(pairs: Sequence[tuple[Stream, bytes]]) -> None:
+        Kernel.update_many(kernel, pairs)
+        if not weaver._waiting and len(ended) == len(first):
+            ended.extend(weaver.add(stream, b"y") for stream in second)  # type: ignore[arg-type]
+            weaver.feed_some()  # as the other thread would, while this one has its group in hand
+            assert kernel.groups == [16]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "update_many", meanwhile)
+        weaver.feed_some()
+
+    assert kernel.groups == [16, 8]
+    assert all(future.done() for future in ended)
+    assert (weaver._wide, weaver._at_work) == (0, 0)
 
 
 def test_only_those_that_want_the_same_algorithms_are_hashed_side_by_side(kernel: Kernel) -> None:
