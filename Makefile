@@ -42,8 +42,8 @@ check: $(READY) ## format, lint, types, floors, locks
 	$(BIN)/lint-imports
 	@! grep -nE 'https?://' requirements.txt requirements-all.txt benchmarks/peers.txt notebook/lab.txt || { echo "a lock file must not hold an address"; exit 1; }
 
-test: $(READY) ## the whole suite but the faults, on servers it starts itself, on two cores (ARGS="-n0 -k name" narrows it)
-	$(BIN)/pytest -n2 --dist loadgroup $(ARGS)
+test: $(READY) ## the whole suite but the faults, on servers it starts itself (ARGS="-k name" narrows it)
+	$(BIN)/pytest $(ARGS)
 
 sim: $(READY) ## simulated worlds, one per seed (SEEDS=100000, FIRST=n, HUGE=50: with 5 TB; SEED=n, HUGE_SEED=n: the story of one)
 	$(BIN)/python -m tests.sim.run $(if $(SEED),--seed $(SEED)$(if $(MUTATION), --mutation $(MUTATION)),$(if $(HUGE_SEED),--huge-seed $(HUGE_SEED),--seeds $(or $(SEEDS),2000) --huge $(or $(HUGE),6) --first $(or $(FIRST),1)))

@@ -28,8 +28,6 @@ MARKS = {
     "migration": "the ledger's shape over time",
     "fuzz": "the native kernel against hashlib; no server",
 }
-TOGETHER = ("e2e", "integration", "migration")
-"""Folders whose tests share servers: where several processes run the suite, one of them runs the whole folder."""
 HERE = Path(__file__).parent
 
 # A deadline fails on a busy machine, not on a slow program.
@@ -48,8 +46,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if (mark := _folder_of(item.path)) in MARKS:
             item.add_marker(mark)
-        if mark in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(mark))
     asked = "fault" in config.getoption("markexpr") or any(
         _folder_of((config.invocation_params.dir / arg.partition("::")[0]).resolve()) == "fault" for arg in config.args
     )
