@@ -30,7 +30,7 @@ from hashmill.labdrive.wire import WireTable, object_address, read_wire
 from hashmill.ledger import migrate, seal
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.seal import Sealer
-from hashmill.settings import Settings
+from hashmill.settings import Settings, passed_on
 from hashmill.storage.config import StorageConfig, StoragePace
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def rules_of(settings: Settings, wire: WireTable) -> Rules:
             memory_bytes=settings.functions.memory_bytes,
             output_max_bytes=settings.functions.output_max_bytes,
         ),
+        function_environ=passed_on(),
         reissue_after_s=settings.tickets.reissue_after_s,
         tick_s=settings.tickets.tick_s,
         idle_tick_s=settings.tickets.idle_tick_s,

@@ -80,6 +80,32 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=files, deep_merge=True)
 
 
+PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+)
+"""What a researcher's function has of the worker's environment."""
+
+
+def passed_on() -> dict[str, str]:
+    """Return that part of the environment which a researcher's function gets."""
+    return {name: value for name in PASSED_ON if (value := os.environ.get(name)) is not None}
+
+
 def sheet_path() -> Path:
     """Return the sheet of knobs that ships with the project."""
     return app_home() / "config" / "hashmill.toml"

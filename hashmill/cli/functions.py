@@ -153,7 +153,7 @@ async def _tried(settings: "Settings", function: Function, event: dict[str, Any]
 
     config = assemble.storage_config(settings.s3, tenant_id="default", storage_id=None)
     rules = assemble.rules_of(settings, assemble.open_wire(settings))
-    environ = environ_of(config, config.bucket or "", wire=rules.wire_path)
+    environ = {**rules.function_environ, **environ_of(config, config.bucket or "", wire=rules.wire_path)}
     return await run(function, event, environ=environ, limits=rules.function_limits)
 
 

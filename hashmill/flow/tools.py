@@ -76,6 +76,7 @@ class Rules:
     reissue_after_s: float = 10.0
     wire_path: str = ""
     function_limits: Limits = field(default_factory=Limits)
+    function_environ: Mapping[str, str] = field(default_factory=dict)
     tick_s: float = 0.05
     idle_tick_s: float = 0.5
 

@@ -42,7 +42,8 @@ async def work(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPlace
         },
         "function_params": told["function_params"],
     }
-    environ = {**environ_of(place.config, place.bucket, wire=tools.rules.wire_path), "LIBNOVA_API_URL": run.api_url}
+    reach = environ_of(place.config, place.bucket, wire=tools.rules.wire_path)
+    environ = {**tools.rules.function_environ, **reach, "LIBNOVA_API_URL": run.api_url}
     async with tools.functions_at_once:
         ran = await run_function(function, event, environ=environ, limits=tools.rules.function_limits)
     return _outcome(tools, run, file, function, ran)

@@ -25,7 +25,6 @@ from hashmill.domain.text import one_line
 CHILD: Final = Path(__file__).parent / "child.py"
 CAPTURE_MAX_BYTES: Final = 16 * 1024 * 1024
 REASON_MAX_CHARS: Final = 500
-_PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 _NOTHING_TO_RUN: Final = 3
 
 
@@ -84,7 +83,6 @@ async def _run_child(
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
         env={
-            **{name: value for name in _PASSED_ON if (value := os.environ.get(name)) is not None},
             "HOME": str(folder / "home"),
             "LIBNOVA_EVENT": str(folder / "event.json"),
             "LIBNOVA_CAPTURE": str(folder / "captured"),
