@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Kind(StrEnum):
@@ -58,3 +59,11 @@ class Ran:
     hashes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     executed: bytes | None = None
     wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a run has its function do: `event` is what is the same for each of its files, without keys."""
+
+    function: Function
+    event: Mapping[str, Any]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hashmill.domain.function import Limits
+from hashmill.domain.function import Limits, Order
 from hashmill.domain.job import SizeClass
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ class WorkTools(DoorTools):
     """Seconds that only go forward, also while this process is stopped; for pauses of its own, never for a lease."""
     functions_at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """How many researchers' functions may run side by side."""
+    orders: dict[str, Order] = field(default_factory=dict)
+    """What the functions of the newest runs are, and are told with every file."""
     suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while files are worked on that lost their lease before."""
     trial: Trial | None = None

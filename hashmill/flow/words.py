@@ -20,7 +20,7 @@ def status(value: JobStatus) -> Report:
 
 def message(text: str, *, type: MessageType = MessageType.INFO) -> Report:
     """Return a job message that belongs to no file."""
-    return Report(kind=ReportKind.MESSAGE, body={"text": text, "type": type, "file_id": None})
+    return _said(None, text, type, None)
 
 
 def hashed(file_no: int, file_id: str, digests: Mapping[str, str], *, messages: str) -> list[Report]:
@@ -33,23 +33,8 @@ def hashed(file_no: int, file_id: str, digests: Mapping[str, str], *, messages: 
         texts = [f"File hash calculated: {_shown(name):<6} - {digest}" for name, digest in digests.items()]
     elif messages == "per_file":
         texts = ["File hashes calculated: " + ", ".join(f"{_shown(name)} {digest}" for name, digest in digests.items())]
-    told = [
-        Report(
-            kind=ReportKind.MESSAGE,
-            file_no=file_no,
-            body={"text": text, "type": MessageType.INFO, "file_id": file_id},
-        )
-        for text in texts
-    ]
-    stored = [
-        Report(
-            kind=ReportKind.HASH,
-            file_no=file_no,
-            body={"file_id": file_id, "algorithm": name, "digest": digest},
-        )
-        for name, digest in digests.items()
-    ]
-    return [*told, *stored]
+    told = [_said(file_no, text, MessageType.INFO, file_id) for text in texts]
+    return [*told, *_stored(file_no, file_id, digests)]
 
 
 def failed(
@@ -61,13 +46,7 @@ def failed(
     # Who is told that nothing was hashed would look for an outage, where the bytes themselves are in doubt.
     what = "File in doubt" if error_class is ErrorClass.S3_CHECKSUM_DIFFERS else "File not hashed"
     text = f"{what}: {path or file_id}: {error_class}: {detail}"
-    return [
-        Report(
-            kind=ReportKind.MESSAGE,
-            file_no=file_no,
-            body={"text": text, "type": MessageType.ERROR, "file_id": file_id},
-        )
-    ]
+    return [_said(file_no, text, MessageType.ERROR, file_id)]
 
 
 def attested(file_no: int, file_id: str, path: str, verdict: Verdict, said: str, messages: str) -> list[Report]:
@@ -77,8 +56,7 @@ def attested(file_no: int, file_id: str, path: str, verdict: Verdict, said: str,
     what = "File in doubt" if verdict is Verdict.DISPUTED else "File not read"
     type = MessageType.ERROR if verdict is Verdict.DISPUTED else MessageType.INFO
     text = f"{what}: {path or file_id}: {verdict}: {said}"
-    body = {"text": text, "type": type, "file_id": file_id}
-    return [Report(kind=ReportKind.MESSAGE, file_no=file_no, body=body)]
+    return [_said(file_no, text, type, file_id)]
 
 
 def worked(
@@ -95,30 +73,19 @@ def worked(
 
     `messages` are text, level and file id; of what it printed the first `LINES_MAX` lines are told.
     """
-
-    def said(text: str, type: MessageType, of_file: str | None) -> Report:
-        body = {"text": text, "type": type, "file_id": of_file}
-        return Report(kind=ReportKind.MESSAGE, file_no=file_no, body=body)
-
     told = [
-        said(text, MessageType.ERROR if level == "ERROR" else MessageType.INFO, of_file)
+        _said(file_no, text, MessageType.ERROR if level == "ERROR" else MessageType.INFO, of_file)
         for text, level, of_file in messages
     ]
     lines = [line for line in output.splitlines() if line.strip()]
-    told += [said(one_line(line, max_chars=LINE_MAX_CHARS), MessageType.INFO, file_id) for line in lines[:LINES_MAX]]
+    printed = [one_line(line, max_chars=LINE_MAX_CHARS) for line in lines[:LINES_MAX]]
     if len(lines) > LINES_MAX:
-        told.append(said(f"… and {len(lines) - LINES_MAX} more lines", MessageType.INFO, file_id))
-    stored = [
-        Report(
-            kind=ReportKind.HASH,
-            file_no=file_no,
-            body={"file_id": of_file, "algorithm": name, "digest": digest},
-        )
-        for of_file, digests in hashes.items()
-        for name, digest in digests.items()
-    ]
-    ended = [said(f"File not processed: {path or file_id}: {fault}", MessageType.ERROR, file_id)] if fault else []
-    return [*told, *stored, *ended]
+        printed.append(f"… and {len(lines) - LINES_MAX} more lines")
+    told += [_said(file_no, line, MessageType.INFO, file_id) for line in printed]
+    stored = [report for of_file, digests in hashes.items() for report in _stored(file_no, of_file, digests)]
+    if fault:
+        stored.append(_said(file_no, f"File not processed: {path or file_id}: {fault}", MessageType.ERROR, file_id))
+    return [*told, *stored]
 
 
 def closing(
@@ -154,6 +121,22 @@ def closing(
     wrong = bool(failures or undelivered_by_class or error_class)
     said = message("; ".join(parts), type=MessageType.ERROR if wrong else MessageType.INFO)
     return Report(kind=said.kind, body={**said.body, "closing": True})
+
+
+def _said(file_no: int | None, text: str, type: MessageType, file_id: str | None) -> Report:
+    body = {"text": text, "type": type, "file_id": file_id}
+    return Report(kind=ReportKind.MESSAGE, file_no=file_no, body=body)
+
+
+def _stored(file_no: int, file_id: str, digests: Mapping[str, str]) -> list[Report]:
+    return [
+        Report(
+            kind=ReportKind.HASH,
+            file_no=file_no,
+            body={"file_id": file_id, "algorithm": name, "digest": digest},
+        )
+        for name, digest in digests.items()
+    ]
 
 
 def _counted(by_class: Mapping[str, int]) -> str:

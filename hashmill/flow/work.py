@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from hashmill.domain.errors import ConfigFault, ErrorClass
-from hashmill.domain.function import Function, Ran
+from hashmill.domain.function import Function, Order, Ran
 from hashmill.domain.job import FileState
 from hashmill.domain.text import one_line
 from hashmill.domain.verdict import Verdict
@@ -21,32 +21,27 @@ from hashmill.storage.config import StorageConfig
 log = logging.getLogger(__name__)
 
 KIND = "file_processed"
+ORDERS_MAX = 16
+"""So many runs' functions are remembered; a source has 8 MiB at most."""
 EXECUTED_MAX_BYTES = 4 * 1024 * 1024
 """A notebook that ran is kept up to this size; of a larger one only its SHA-256 is told."""
 
 
 async def work(tools: WorkTools, run: Run, file: ClaimedFile, place: ObjectPlace) -> FileOutcome:
     """Return the outcome of running the run's function for one file; raises what prevented that."""
-    function = await _function(tools, run)
+    order = await _order(tools, run)
     access = await access_of(tools, run)
-    told = await tools.ledger.read(runs.event_of, run.run_id)
+    block = {**order.event["labdrive"], "files": {"ids": [file.file_id], "paths": []}}
     event = {
         "api": {"url": run.api_url, "key_user": access.key.reveal(), "key_root": ""},
-        "labdrive": {
-            "container": {"id": run.container_id},
-            "user": {"id": run.user_id},
-            "files": {"ids": [file.file_id], "paths": []},
-            "job": {"id": run.job_id},
-            "trigger": {"id": told["trigger_id"], "type": told["trigger_type"], "regex": told["trigger_regex"]},
-            "function": {"id": told["function_id"], "key": function.name},
-        },
-        "function_params": told["function_params"],
+        "labdrive": block,
+        "function_params": order.event["function_params"],
     }
     reach = environ_of(place.config, place.bucket, wire=tools.rules.wire_path)
     environ = {**tools.rules.function_environ, **reach, "LIBNOVA_API_URL": run.api_url}
     async with tools.functions_at_once:
-        ran = await run_function(function, event, environ=environ, limits=tools.rules.function_limits)
-    return _outcome(tools, run, file, function, ran)
+        ran = await run_function(order.function, event, environ=environ, limits=tools.rules.function_limits)
+    return _outcome(tools, run, file, order.function, ran)
 
 
 def environ_of(config: StorageConfig, bucket: str, *, wire: str) -> dict[str, str]:
@@ -64,11 +59,26 @@ def environ_of(config: StorageConfig, bucket: str, *, wire: str) -> dict[str, st
     return {name: value for name, value in given.items() if value}
 
 
-async def _function(tools: WorkTools, run: Run) -> Function:
-    found = await tools.ledger.read(functions.get, run.function_name or "", run.function_sha256 or "")
-    if found is None:
+async def _order(tools: WorkTools, run: Run) -> Order:
+    """Return what the run's function is told; read once in a process, as an event may name a million files."""
+    if (known := tools.orders.get(run.run_id)) is not None:
+        return known
+    function = await tools.ledger.read(functions.get, run.function_name or "", run.function_sha256 or "")
+    if function is None:
         raise ConfigFault(f"function {run.function_name}: the version this run is for is not in the ledger any more")
-    return found
+    told = await tools.ledger.read(runs.event_of, run.run_id)
+    block = {
+        "container": {"id": run.container_id},
+        "user": {"id": run.user_id},
+        "job": {"id": run.job_id},
+        "trigger": {"id": told["trigger_id"], "type": told["trigger_type"], "regex": told["trigger_regex"]},
+        "function": {"id": told["function_id"], "key": function.name},
+    }
+    order = Order(function=function, event={"labdrive": block, "function_params": told["function_params"]})
+    while len(tools.orders) >= ORDERS_MAX:
+        tools.orders.pop(next(iter(tools.orders)))
+    tools.orders[run.run_id] = order
+    return order
 
 
 def _outcome(tools: WorkTools, run: Run, file: ClaimedFile, function: Function, ran: Ran) -> FileOutcome:

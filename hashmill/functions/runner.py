@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -20,11 +21,16 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from hashmill.domain.function import Function, Kind, Limits, Message, Ran
-from hashmill.domain.text import one_line
+from hashmill.domain.text import one_line, unstorable
 
 CHILD: Final = Path(__file__).parent / "child.py"
 CAPTURE_MAX_BYTES: Final = 16 * 1024 * 1024
 REASON_MAX_CHARS: Final = 500
+MESSAGES_MAX: Final = 1000
+MESSAGE_MAX_CHARS: Final = 10_000
+_HASH_NAME: Final = re.compile(r"[!-~]{1,64}")
+_HASH_VALUE: Final = re.compile(r"[!-~]{1,1024}")
+_FILE_ID: Final = re.compile(r"[!-~]{1,255}")
 _NOTHING_TO_RUN: Final = 3
 
 
@@ -39,8 +45,7 @@ async def run(function: Function, event: Mapping[str, Any], *, environ: Mapping[
         began_s = time.monotonic()
         fault, output = await _run_child(folder, order, environ, limits)
         captured = _captured(folder / "captured")
-        if not fault and captured.ended_badly:
-            fault = "it ended its job as failed"
+        fault = fault or captured.fault
         executed = folder / "executed.ipynb"
         return Ran(
             fault=one_line(fault, max_chars=REASON_MAX_CHARS),
@@ -151,15 +156,17 @@ def _fault_of(status: int, complained: str) -> str:
 class _Captured:
     messages: tuple[Message, ...] = ()
     hashes: dict[str, dict[str, str]] = field(default_factory=dict)
-    ended_badly: bool = False
+    fault: str = ""
 
 
 def _captured(path: Path) -> _Captured:
-    """Return what the function told; a line that is cut, as by the end of the process, is left out."""
+    """Return what the function told. A line that is cut, as by the end of the process, is left out; what nobody could
+    store or take is a fault of the function.
+    """
     kept = _Captured()
     if not path.exists():
         return kept
-    messages = []
+    messages: list[Message] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             told = json.loads(line)
@@ -167,11 +174,26 @@ def _captured(path: Path) -> _Captured:
             continue
         match told:
             case {"call": "create_message", "text": str(text), "level": str(level), **rest}:
-                file_id = rest.get("file_id")
-                messages.append(Message(text=text, level=level, file_id=None if file_id is None else str(file_id)))
+                file_id = None if rest.get("file_id") is None else str(rest["file_id"])
+                if file_id is not None and not _FILE_ID.fullmatch(file_id):
+                    kept.fault = kept.fault or f"it wrote a message for a file that is none: {file_id!r}"
+                else:
+                    messages.append(Message(text=_storable(text), level=level, file_id=file_id))
             case {"call": "set_hash", "file_id": str(file_id), "algorithm": str(name), "hexdigest": str(digest)}:
-                kept.hashes.setdefault(file_id, {})[name] = digest
-            case {"call": "set_job_status", "level": str(level)}:
-                kept.ended_badly = level == "FAILED"
+                if _FILE_ID.fullmatch(file_id) and _HASH_NAME.fullmatch(name) and _HASH_VALUE.fullmatch(digest):
+                    kept.hashes.setdefault(file_id, {})[name] = digest
+                else:
+                    kept.fault = kept.fault or f"it stored a hash that is none: {name!r} {digest!r}"
+            case {"call": "set_job_status", "level": "FAILED"}:
+                kept.fault = kept.fault or "it ended its job as failed"
+    if len(messages) > MESSAGES_MAX:
+        more = f"… and {len(messages) - MESSAGES_MAX} more messages"
+        messages[MESSAGES_MAX:] = [Message(text=more, level="INFO", file_id=None)]
     kept.messages = tuple(messages)
     return kept
+
+
+def _storable(text: str) -> str:
+    """Return a message as every database and API takes it: no NUL, no half of a surrogate pair, not endless."""
+    shown = "".join("\ufffd" if unstorable(char) else char for char in text) if unstorable(text) else text
+    return shown if len(shown) <= MESSAGE_MAX_CHARS else shown[: MESSAGE_MAX_CHARS - 1] + "…"

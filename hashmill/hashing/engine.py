@@ -179,6 +179,7 @@ class _Weaver:
     _waiting: deque[tuple[fused.Fused, Block, "Future[None]"]] = field(default_factory=deque)
     _at_work: int = 0
     _wide: int = 0
+    _passed: int = 0
     _lock: Lock = field(default_factory=Lock)
 
     def add(self, hasher: fused.Fused, block: Block) -> "Future[None]":
@@ -190,12 +191,23 @@ class _Weaver:
         return fed
 
     def feed_some(self) -> None:
-        """Feed this thread's share of what waits, until it has none."""
-        while self._feed_share():
-            pass
+        """Feed this thread's share of what waits, and take the turns that others passed up meanwhile.
 
-    def _feed_share(self) -> bool:
-        """Feed a share and return whether there was one. Whatever goes wrong, no future is left without an end."""
+        Not until nothing waits: other jobs of the pool want their turn too.
+        """
+        self._feed_share()
+        while self._is_left_to_us():
+            self._feed_share()
+
+    def _is_left_to_us(self) -> bool:
+        with self._lock:
+            self._passed = self._passed if self._waiting else 0
+            left = self._passed > 0 and not self._wide  # else they are for whoever has a group in hand
+            self._passed -= left
+            return left
+
+    def _feed_share(self) -> None:
+        """Feed one share. Whatever goes wrong, no future is left without an end."""
         taken: list[tuple[fused.Fused, Block, Future[None]]] = []
         with self._lock:
             self._at_work += 1
@@ -220,7 +232,6 @@ class _Weaver:
                     fed.set_exception(
                         AlgorithmFailed(f"{hasher.backend}: the thread ended with the block in its hands")
                     )
-        return bool(taken)
 
     def _take_into(self, taken: list[tuple[fused.Fused, Block, "Future[None]"]]) -> None:
         """Take some that want the same algorithms: a group that costs least, or this thread's share of a small one."""
@@ -230,7 +241,8 @@ class _Weaver:
         alike = sum(job[0].algorithms == algorithms for job in self._waiting)
         share = fused.group(algorithms, alike)
         if share >= WIDE and self._wide and share < NEARLY_FULL:
-            return  # whoever has the other group asks again when it is done
+            self._passed += 1  # whoever has the other group takes this turn when it is done
+            return
         if share < WIDE:
             idle = 1 + max(0, self.threads - self._at_work)  # this one, which is at work, and those that are not
             share = min(share, -(-len(self._waiting) // idle))

@@ -158,3 +158,40 @@ async def test_a_cell_that_raises_ends_a_notebook_and_its_copy_shows_where() -> 
 
 def test_the_same_source_has_the_same_name() -> None:
     assert handler("pass").sha256 == handler("pass").sha256 != handler("return").sha256
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        ("File.set_hash('7', 'x' * 65, '00')", "it stored a hash that is none"),
+        ("File.set_hash('7', 'mine', '\\ud800')", "it stored a hash that is none"),
+        ("File.set_hash('7', '', '00')", "it stored a hash that is none"),
+        ("JobMessage.create('299', 'x', file_id='7 or 8')", "it wrote a message for a file that is none"),
+    ],
+)
+async def test_what_nobody_could_store_is_a_fault_of_the_function(call: str, fault: str) -> None:
+    found = await ran(handler(f"from libnova.Labdrive.Api import File, JobMessage, Driver\n"
+                              f"Driver.use(Driver.Driver('http://labdrive.invalid', 'KEY'))\n{call}"))  # fmt: skip
+
+    assert found.fault.startswith(fault)
+    assert found.hashes == {}
+
+
+async def test_messages_are_bounded_and_hold_what_every_database_takes() -> None:
+    found = await ran(
+        handler(
+            """
+            from libnova.Labdrive.Nuclio.Request import Request
+            request = Request(context, event)
+            request.log("a\\0b" + "x" * 20_000)
+            for number in range(1500):
+                request.log(str(number))
+            """
+        )
+    )
+
+    assert found.fault == ""
+    assert found.messages[0].text[:3] == "a\ufffdb"
+    assert len(found.messages[0].text) == 10_000
+    assert len(found.messages) == 1001
+    assert found.messages[-1].text == "… and 501 more messages"

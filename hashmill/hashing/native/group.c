@@ -28,6 +28,18 @@ int hm_group(const hm_kernel *kernel, int mask, int live)
                                                   : 1;
 }
 
+void hm_run(const hm_kernel *kernel, int mask, int width, hm_state *const *states, const uint8_t *const *data, size_t n)
+{
+    if (width == HM_WIDE)
+        kernel->wide[mask](states, data, n);
+    else if (width == 4)
+        kernel->blocks4[mask](states, data, n);
+    else if (width == 2)
+        kernel->blocks2[mask](states[0], data[0], states[1], data[1], n);
+    else
+        kernel->blocks[mask](states[0], data[0], n);
+}
+
 static double now_s(void)
 {
     struct timespec t;
@@ -46,14 +58,7 @@ static double cost_s(const hm_kernel *kernel, int mask, int width)
         hm_init(&s[i]), states[i] = &s[i], data[i] = text;
     for (int try = 0; try < TRIES; try++) {
         const double began = now_s();
-        if (width == HM_WIDE)
-            kernel->wide[mask](states, data, TRIED_BLOCKS);
-        else if (width == 4)
-            kernel->blocks4[mask](states, data, TRIED_BLOCKS);
-        else if (width == 2)
-            kernel->blocks2[mask](states[0], data[0], states[1], data[1], TRIED_BLOCKS);
-        else
-            kernel->blocks[mask](states[0], data[0], TRIED_BLOCKS);
+        hm_run(kernel, mask, width, states, data, TRIED_BLOCKS);
         const double taken = now_s() - began;
         if (!try || taken < least)
             least = taken;

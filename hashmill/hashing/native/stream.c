@@ -64,14 +64,7 @@ void hm_feed(hm_stream *s, int n)
             hm_init(&idle);
         for (int i = 0; i < group; i++)
             states[i] = i < lanes ? &s[i].h->state : &idle, data[i] = s[i < lanes ? i : 0].p;
-        if (group == HM_WIDE)
-            kernel->wide[mask](states, data, blocks);
-        else if (group == 4)
-            kernel->blocks4[mask](states, data, blocks);
-        else if (group == 2)
-            kernel->blocks2[mask](states[0], data[0], states[1], data[1], blocks);
-        else
-            kernel->blocks[mask](states[0], data[0], blocks);
+        hm_run(kernel, mask, group, states, data, blocks);
         for (int i = 0; i < lanes; i++)
             advance(&s[i], blocks);
     }

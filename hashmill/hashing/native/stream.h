@@ -35,6 +35,9 @@ void hm_feed(hm_stream *streams, int count);
  * on hm_calibrate where that was called for the kernel, else takes the widest that is not mostly idle. */
 int hm_group(const hm_kernel *kernel, int mask, int live);
 
+/* Advance `width` states by n blocks each; width is one that hm_group gives for the kernel and mask. */
+void hm_run(const hm_kernel *kernel, int mask, int width, hm_state *const *states, const uint8_t *const *data, size_t n);
+
 /* Find out what each width costs on this CPU, for every mask; takes some milliseconds. Called under the GIL. */
 void hm_calibrate(const hm_kernel *kernel);
 

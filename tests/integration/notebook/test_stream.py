@@ -19,6 +19,7 @@ from libnova.Labdrive.Filesystem import S3
 from libnova.Labdrive.Filesystem.S3 import stream as streams
 from libnova.Labdrive.Filesystem.S3.Storage import Storage
 from libnova.Labdrive.Filesystem.S3.stream import Stream
+from libnova.Labdrive.Nuclio.Request import Request
 from PIL import Image
 
 from tests.helpers.cutting_proxy import CuttingProxy
@@ -31,8 +32,6 @@ LENGTHS = st.one_of(st.integers(0, 5000), st.integers(0, SIZE))
 
 
 def opened(place: Desk, path: str, content: bytes) -> Stream:
-    from libnova.Labdrive.Nuclio.Request import Request
-
     request = Request(None, event(ids=[place.put(path, content)]))
     found = S3.File.get_stream(request.Storage, request.Files[0])
     assert found is not None
@@ -197,5 +196,29 @@ def test_an_object_that_was_written_anew_or_deleted_is_not_mixed(place: Desk, go
             stream.read()
 
 
-def test_two_ranges_are_the_most_it_holds() -> None:
-    assert streams.MOST_BYTES == 8 * 1024 * 1024
+def test_however_long_an_object_is_a_range_has_its_most_bytes(place: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MOST_BYTES", 600_000)
+    asked: list[int] = []
+    with opened(place, "ranges.bin", CONTENT) as stream:
+        real = stream._fetch
+        monkeypatch.setattr(stream, "_fetch", lambda at, length: asked.append(length) or real(at, length))
+        assert stream.read() == CONTENT
+    assert max(asked) == 600_000
+    assert asked[:3] == [262_144, 524_288, 600_000]
+
+
+@pytest.mark.parametrize(("asked", "shown"), [("1", True), ("0", False)])
+def test_progress_is_shown_where_it_is_asked_for(
+    place: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str, shown: bool
+) -> None:
+    monkeypatch.setenv("LIBNOVA_PROGRESS", asked)
+    monkeypatch.setattr(streams, "BAR_BYTES", 1000)
+    request = Request(None, event(ids=[place.put("shown.bin", CONTENT)]))
+    for file in request.Files:
+        found = S3.File.get_stream(request.Storage, file)
+        assert found is not None
+        with found:
+            found.read()
+
+    said = capsys.readouterr().err
+    assert ("files: 100%" in said, "shown.bin: 100%" in said) == (shown, shown)

@@ -198,7 +198,6 @@ def test_a_labdrive_that_is_not_there(place: Desk, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("LIBNOVA_API_URL", address)
         with pytest.raises((ApiUnavailable, SettingMissing), match=told):
             Request(None, event(job="299")).job_init()
-    assert place.url
 
 
 @pytest.mark.usefixtures("place")
@@ -208,7 +207,7 @@ def test_a_labdrive_that_is_not_there(place: Desk, monkeypatch: pytest.MonkeyPat
 def test_an_event_that_is_none(body: object) -> None:
     from types import SimpleNamespace
 
-    with pytest.raises((EventInvalid, KeyMissing), match=r"event|key"):
+    with pytest.raises(EventInvalid, match="event"):
         Request(None, SimpleNamespace(body=body))
 
 

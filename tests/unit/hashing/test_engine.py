@@ -208,6 +208,16 @@ def test_what_is_left_to_another_thread_is_fed_by_it(kernel: Kernel) -> None:
     assert (weaver._wide, weaver._at_work) == (0, 0)
 
 
+def test_a_thread_with_groups_in_hand_gives_the_other_jobs_of_the_pool_their_turn(kernel: Kernel) -> None:
+    weaver = _Weaver(1)
+    for _ in range(40):
+        weaver.add(Stream(), b"x")  # type: ignore[arg-type]
+
+    weaver.feed_some()
+
+    assert kernel.groups == [16]
+
+
 def test_only_those_that_want_the_same_algorithms_are_hashed_side_by_side(kernel: Kernel) -> None:
     weaver = _Weaver(1)
     streams = [Stream(algorithms=(name,)) for name in ("md5", "sha1", "md5", "sha1")]

@@ -37,8 +37,6 @@ class Request:
         self.context = context
         self.JSONData = _read(event)
         self._block = _block_of(self.JSONData)
-        api = _mapping(self.JSONData, "api")
-        Driver.use(Driver.Driver(_text(api, "url"), _text(api, "key_user")))
         files = _mapping(self._block, "files")
         self.container_id = _id(self._block, "container")
         """Id of the container, or ""."""
@@ -54,6 +52,8 @@ class Request:
             container_id=self.container_id,
         )
         self.Storage = Storage(report=self._not_read)
+        api = _mapping(self.JSONData, "api")
+        Driver.use(Driver.Driver(_text(api, "url"), _text(api, "key_user")))
 
     def job_init(self) -> None:
         """Give the job the status RUNNING (known)."""
