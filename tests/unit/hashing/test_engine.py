@@ -3,6 +3,7 @@ import hashlib
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
 import pytest
@@ -216,6 +217,21 @@ def test_a_thread_with_groups_in_hand_gives_the_other_jobs_of_the_pool_their_tur
     weaver.feed_some()
 
     assert kernel.groups == [16]
+
+
+@pytest.mark.skipif(not fused.available(), reason="no kernel was built here")
+def test_whatever_threads_leave_to_each_other_no_block_is_left_behind() -> None:
+    chance = random.Random(1)
+    for _ in range(60):
+        threads = chance.randint(1, 4)
+        weaver, ended = _Weaver(threads), []
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in range(chance.randint(1, 90)):
+                hasher = fused.Fused(chance.choice((("md5",), DEFAULT_ALGORITHMS)))
+                ended.append(weaver.add(hasher, bytes(chance.randint(1, 60_000))))
+                pool.submit(weaver.feed_some)
+            assert not wait(ended, 60).not_done
+        assert (weaver._wide, weaver._at_work, len(weaver._waiting)) == (0, 0, 0)
 
 
 def test_only_those_that_want_the_same_algorithms_are_hashed_side_by_side(kernel: Kernel) -> None:
