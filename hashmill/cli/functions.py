@@ -82,9 +82,10 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
     function = _current(read_settings(), name)
     if as_json:
-        print_json({"name": name, "kind": function.kind, "sha256": function.sha256, "source": function.source.decode()})
+        source = function.source.decode(errors="replace")
+        print_json({"name": name, "kind": function.kind, "sha256": function.sha256, "source": source})
     else:
-        typer.echo(function.source.decode())
+        typer.echo(function.source.decode(errors="replace"))
 
 
 @app.command(epilog="Example: hashmill function remove count-pages")
