@@ -23,6 +23,7 @@ def run_document(run: Run) -> dict[str, Any]:
         "container_id": run.container_id,
         "storage_id": run.storage_id,
         "mode": run.mode.value,
+        "function": {"name": run.function_name, "sha256": run.function_sha256} if run.function_name else None,
         "priority": run.priority,
         "generation": run.generation,
         "progress": {

@@ -162,6 +162,12 @@ def _example(sample: FileRow | None) -> str:
     return f"{sample.path or sample.file_id}: {sample.error_detail or ''}" if sample else ""
 
 
+def _mode(run: Run) -> str:
+    if run.mode is Mode.FUNCTION:
+        return f"function {run.function_name}, version {(run.function_sha256 or '')[:12]}"
+    return "attest: nothing is read, the S3 server is asked" if run.mode is Mode.ATTEST else run.mode
+
+
 def _facts(run: Run, now_ms: int) -> Table:
     done = run.files_total - run.files_open - run.files_failed
     return facts(
@@ -172,7 +178,7 @@ def _facts(run: Run, now_ms: int) -> Table:
             "container": run.container_id,
             "tenant": run.tenant_id,
             "platform": run.api_url,
-            "mode": "attest: nothing is read, the S3 server is asked" if run.mode is Mode.ATTEST else run.mode,
+            "mode": _mode(run),
             "algorithms": ", ".join(run.algorithms),
             "priority": run.priority,
             "files": f"{done} done, {run.files_failed} failed, {run.files_open} open, {run.files_total} in all",

@@ -4,8 +4,12 @@ Runs one function for one event and ends: `python -P child.py`, with its order a
 Run as a file, in a folder of its own. What the function prints goes to standard output and error; what it tells
 LABDRIVE is kept in the file that LIBNOVA_CAPTURE names. The exit status is 0 when it returned, 1 when it raised (the
 last line of standard error says what), 3 when there was nothing to run.
+
+Two processes: one runs the function, the other waits for it and then ends whatever that left running, also what has
+made itself a daemon or a session of its own. It does the same when it is told to stop, and when the worker dies.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import json
@@ -15,9 +19,10 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 RAISED, NOTHING_TO_RUN = 1, 3
 
 
@@ -46,15 +51,69 @@ class Event:
 def main() -> None:
     """Take the order, bind the process, run."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)
     order = json.loads(sys.stdin.buffer.read())
     if os.getppid() != order["parent_pid"]:
         raise SystemExit(NOTHING_TO_RUN)
     _limit(order)
+    watcher_pid = os.getpid()
+    if (runner_pid := os.fork()) != 0:
+        _watch(runner_pid)
+    elif sys.platform == "linux":
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != watcher_pid:
+            raise SystemExit(NOTHING_TO_RUN)
     if order["kind"] == "notebook":
         _run_notebook(Path(order["source"]), Path(order["executed"]), time_s=order["time_s"])
     else:
         _run_handler(Path(order["source"]), Path(order["event"]))
+
+
+def _watch(runner_pid: int) -> NoReturn:
+    """Wait for the process that runs the function, end what it left, and end as it did."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(NOTHING_TO_RUN)
+
+    try:
+        signal.signal(signal.SIGTERM, stop)
+        status = os.waitstatus_to_exitcode(os.waitpid(runner_pid, 0)[1])
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _end_all()
+    if status < 0:
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    raise SystemExit(status)
+
+
+def _end_all() -> None:
+    """End every process beneath this one; those whose parent has ended are its own children (known: prctl(2))."""
+    while True:
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    own = os.getpid()
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            # The name stands in brackets and may hold any character; the state and the parent follow (known: proc(5)).
+            if int(stat.read_bytes().rpartition(b")")[2].split()[1]) == own:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value)
 
 
 def _limit(order: dict[str, Any]) -> None:

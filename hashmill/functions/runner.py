@@ -25,6 +25,9 @@ from hashmill.domain.text import one_line, unstorable
 
 CHILD: Final = Path(__file__).parent / "child.py"
 CAPTURE_MAX_BYTES: Final = 16 * 1024 * 1024
+SWEEP_S: Final = 5.0
+"""So long the child may take to end what it started, when it is told to stop."""
+
 REASON_MAX_CHARS: Final = 500
 MESSAGES_MAX: Final = 1000
 MESSAGE_MAX_CHARS: Final = 10_000
@@ -113,8 +116,7 @@ async def _run_child(
         except _TooMuch as much:
             return f"it printed more than {limits.output_max_bytes:,} bytes", much.text
     finally:
-        _end(child)
-        await child.wait()
+        await _ended(child)
     return _fault_of(status, complained), printed
 
 
@@ -133,12 +135,20 @@ async def _printed(stream: asyncio.StreamReader, most_bytes: int) -> str:
     return found.decode("utf-8", "replace")
 
 
-def _end(child: asyncio.subprocess.Process) -> None:
-    """End a child that has not ended, with all that it started and that stayed in its session."""
-    if child.returncode is not None:
-        return  # its id may be another process's by now
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+async def _ended(child: asyncio.subprocess.Process) -> None:
+    """See a child to its end: it ends all that it started first, and is ended with its session when it does not."""
+    try:
+        if child.returncode is None:
+            child.terminate()
+            async with asyncio.timeout(SWEEP_S):
+                await child.wait()
+    except (TimeoutError, ProcessLookupError):
+        pass
+    finally:
+        if child.returncode is None:  # else its id may be another process's by now
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()
 
 
 def _fault_of(status: int, complained: str) -> str:

@@ -42,6 +42,13 @@ class OutboxAnswer(Answer):
     dead: int = Field(description="Set aside: LABDRIVE refused them, or did not take them for too long.")
 
 
+class FunctionAnswer(Answer):
+    """One version of a researcher's function."""
+
+    name: str
+    sha256: str = Field(description="Of its source.")
+
+
 class RunAnswer(Answer):
     """One run."""
 
@@ -51,6 +58,7 @@ class RunAnswer(Answer):
     job_id: str
     container_id: str
     mode: Mode = Field(description="attest reads no file: it asks what the S3 server states.")
+    function: FunctionAnswer | None = Field(description="In mode function: which version of which function runs.")
     priority: int = Field(description="0 is the most urgent, 9 may wait longest.")
     generation: int = Field(description="How often it was replayed.")
     progress: Progress

@@ -18,6 +18,7 @@ from hashmill.intake.answers import (
     Failure,
     FileAnswer,
     FilePage,
+    FunctionAnswer,
     HoldAnswer,
     LargeFileAnswer,
     OutboxAnswer,
@@ -169,6 +170,9 @@ def _run(run: Run, now_ms: int) -> RunAnswer:
         job_id=run.job_id,
         container_id=run.container_id,
         mode=run.mode,
+        function=FunctionAnswer(name=run.function_name, sha256=run.function_sha256 or "")
+        if run.function_name
+        else None,
         priority=run.priority,
         generation=run.generation,
         progress=Progress(

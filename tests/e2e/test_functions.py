@@ -1,6 +1,7 @@
 """A researcher's function on the whole road: added, named by an event, run for each file, told to LABDRIVE."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from hashmill.domain.job import RunState
@@ -43,7 +44,8 @@ def test_a_function_reads_each_file_through_the_library_and_its_job_ends(
     event = service.event(job_id, container_id=container)
     event["labdrive"]["function"]["key"] = f"sha512-{container}"
 
-    run = ended_run(ledger, service.post(event)["run_id"])
+    posted = service.post(event)
+    run = ended_run(ledger, posted["run_id"])
 
     assert (run.state, job_status(service, job_id)) == (RunState.COMPLETED, "COMPLETED")
     for path, body in bodies.items():
@@ -51,6 +53,12 @@ def test_a_function_reads_each_file_through_the_library_and_its_job_ends(
     texts = [message["message"] for message in job_messages(service, job_id)]
     assert sorted(texts[:-1]) == [f"{number}.bin has {100_000 * number} bytes" for number in range(1, 5)]
     assert texts[-1] == f"4 of 4 files processed by function sha512-{container}"
+    version = {"name": f"sha512-{container}", "sha256": hashlib.sha256(SOURCE.encode()).hexdigest()}
+    assert service.get(f"{service.intake_url}{posted['status_url']}")["function"] == version
+    assert json.loads(service.run_command("runs", "show", run.run_id, "--json"))["function"] == version
+    assert f"function {version['name']}, version {version['sha256'][:12]}" in service.run_command(
+        "runs", "show", run.run_id
+    )
     assert_whole(ledger, run)
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,64 @@ async def test_cancelled_it_ends_the_child_and_leaves_nothing(tmp_path: Path) ->
         await task
 
     wait_until(lambda: not Path(f"/proc/{pid.read_text()}").exists(), timeout_s=10)
+
+
+LEAVES_A_DAEMON = """
+    import os, subprocess, sys
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    open(PLACE + ".part", "w").write(str(daemon.pid))
+    os.rename(PLACE + ".part", PLACE)
+"""
+
+
+def leaves_a_daemon(place: Path, then: str) -> Function:
+    return handler(LEAVES_A_DAEMON.replace("PLACE", repr(str(place))) + f"    {then}\n")
+
+
+def is_running(place: Path) -> bool:
+    return Path(f"/proc/{place.read_text()}").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of the orphans beneath it")
+@pytest.mark.parametrize("then", ["return", "raise ValueError", "import time; time.sleep(600)", "os._exit(0)"])
+async def test_what_it_left_running_in_a_session_of_its_own_is_ended_with_it(tmp_path: Path, then: str) -> None:
+    await ran(leaves_a_daemon(tmp_path / "pid", then), Limits(time_s=3.0, memory_bytes=1 << 30))
+
+    assert not is_running(tmp_path / "pid")
+
+
+async def test_one_that_holds_its_output_open_in_the_background_does_not_hold_the_file_up() -> None:
+    found = await ran(handler("import os, time\nprint('here', flush=True)\nif os.fork() == 0:\n    time.sleep(600)"))
+
+    assert (found.fault, found.output) == ("", "here\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_a_worker_that_is_killed_takes_its_function_and_all_beneath_it_along(tmp_path: Path) -> None:
+    function = leaves_a_daemon(tmp_path / "pid", "import time; time.sleep(600)")
+    worker = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import asyncio, sys; from hashmill.domain.function import *; from hashmill.functions.runner import run;"
+            "function = Function(name='mine', kind=Kind.HANDLER, source=sys.stdin.buffer.read());"
+            "asyncio.run(run(function, {}, environ={}, limits=Limits(time_s=600.0, memory_bytes=1 << 30)))",
+        ],
+        stdin=subprocess.PIPE,
+    )
+    assert worker.stdin is not None
+    with worker.stdin as source:
+        source.write(function.source)
+    try:
+        wait_until((tmp_path / "pid").exists, timeout_s=20)
+    finally:
+        worker.kill()
+        worker.wait()
+
+    wait_until(lambda: not is_running(tmp_path / "pid"), timeout_s=10)
 
 
 def notebook(*cells: str) -> Function:

@@ -256,7 +256,7 @@ function runView(id, query) {
   const showHead = (run) => [
     el("dl", {},
       fact("State", badge(run.state)), fact("LABDRIVE job", name(run.job_id)), fact("Container", name(run.container_id)),
-      fact("Platform", name(run.api_url)), fact("Tenant", name(run.tenant_id)), fact("Mode", run.mode), fact("Algorithms", run.algorithms.join(", ")),
+      fact("Platform", name(run.api_url)), fact("Tenant", name(run.tenant_id)), fact("Mode", run.function ? [`${run.mode} `, el("b", {}, name(run.function.name)), ` ${run.function.sha256.slice(0, 12)}`] : run.mode), fact("Algorithms", run.algorithms.join(", ")),
       fact("Priority", String(run.priority)), fact("Replays", count(run.generation)), fact("ETA", duration(run.eta_s)),
       fact("Reports owed", count(run.outbox.owed)), fact("Set aside", count(run.outbox.dead)),
       ...Object.entries(run.files).map(([state, number]) => fact(`Files ${state}`, count(number)))),
