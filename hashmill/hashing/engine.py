@@ -1,4 +1,10 @@
-"""Blocks in, every digest out: the next block is fetched while the present one is hashed."""
+"""
+Blocks in, every digest out: the next block is fetched while the present one is hashed.
+
+What is for the native kernel goes to the hash threads as soon as it is there, behind the block before it, and a thread
+goes on with it by itself: by way of the event loop it would lose half the time that hashing a block takes
+(docs/performance.md).
+"""
 
 import asyncio
 from collections import deque
@@ -20,9 +26,14 @@ WIDE: Final = 5
 used: two threads that share one take as long as one of them does, and twice the CPU."""
 NEARLY_FULL: Final = 12
 """While one thread has such a group in hand, another one takes the next only when it is so large."""
+TURNS: Final = 16
+"""So many shares a hash thread feeds on end; then the other jobs of the pool have their turn."""
 
 Asked = tuple[PluginHasher, "Future[Any]"]
 """A plug-in and what it was asked."""
+
+Waiting = tuple[fused.Fused, Block, "Future[None]"]
+"""A block, whom it is for, and what ends when it was fed."""
 
 _LIBRARY_ERRORS: Final = (
     ArithmeticError,
@@ -49,7 +60,7 @@ class HashEngine:
         self._threads = threads
         self._inline_max_bytes = inline_max_bytes
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
-        self._weaver = _Weaver(threads)
+        self._weaver = _Weaver(threads, self._pool.submit)
         self._objects_in_work = 0
 
     async def digest(self, blocks: AsyncIterator[Block], algorithms: Sequence[str]) -> HashedObject:
@@ -77,52 +88,61 @@ class HashEngine:
         """
         plugins = [hasher for hasher in hashers if isinstance(hasher, PluginHasher)]
         mills = [_Mill(hasher) for hasher in hashers if not isinstance(hasher, PluginHasher)]
+        others = [mill for mill in mills if not isinstance(mill.hasher, fused.Fused)]
         fed_bytes = 0
+        woven: list[asyncio.Future[None]] = []
         jobs: list[asyncio.Future[None]] = []
         lent: list[Asked] = []
         self._objects_in_work += 1
         try:
             async for block in blocks:
-                await _finish(jobs)
+                if len(block) <= self._inline_max_bytes:
+                    await _finish(woven + jobs)
+                    woven, jobs = [], []
+                    _feed(mills, block)
+                else:
+                    await _finish(jobs)
+                    before, jobs = woven, self._start(others, block)
+                    woven = before + self._weave(hashers, block)
+                    await _finish(before)
+                    woven = woven[len(before) :]
                 await _taken(lent)
-                jobs = self._start(mills, block)
                 lent = [(hasher, hasher.feed(block)) for hasher in plugins]
                 fed_bytes += len(block)
                 if enough is not None and enough(fed_bytes):
                     break
-            await _finish(jobs)
+            await _finish(woven + jobs)
             await _taken(lent)
             await _taken([(hasher, hasher.finish()) for hasher in plugins], digest=True)
         finally:
             self._objects_in_work -= 1
-            await _quiet(jobs)
+            await _quiet(woven + jobs)
         return fed_bytes
 
     def close(self) -> None:
         """Wait for the blocks under way and end the threads."""
         self._pool.shutdown()
 
+    def _weave(self, hashers: Sequence[Hasher], block: Block) -> list[asyncio.Future[None]]:
+        """Let the kernel have `block` in its turn; return what ends when it was fed."""
+        return [
+            asyncio.wrap_future(self._weaver.add(hasher, block))
+            for hasher in hashers
+            if isinstance(hasher, fused.Fused)
+        ]
+
     def _start(self, mills: "list[_Mill]", block: Block) -> list[asyncio.Future[None]]:
-        """Feed `block` to every mill: here when it is small, else in the pool; return the jobs to wait for."""
-        if len(block) <= self._inline_max_bytes:
-            _feed(mills, block)
+        """Feed `block` to every mill, none of which is being fed, in the pool; return the jobs to wait for."""
+        if not mills:
             return []
-        loop = asyncio.get_running_loop()
-        jobs: list[asyncio.Future[None]] = []
-        others = []
-        for mill in mills:
-            if isinstance(mill.hasher, fused.Fused):
-                jobs.append(asyncio.wrap_future(self._weaver.add(mill.hasher, block), loop=loop))
-                self._pool.submit(self._weaver.feed_some)
-            else:
-                others.append(mill)
         if self._objects_in_work > 1 or self._threads == 1:
             # Every core has an object of its own: one job, so that the block is still in the cache for the next mill.
-            parts = [others] if others else []
+            parts = [mills]
         else:
             # The slowest first, measured and not assumed, so that the quick ones share the other cores.
-            parts = [[mill] for mill in sorted(others, key=lambda mill: mill.spent_s, reverse=True)]
-        return jobs + [loop.run_in_executor(self._pool, _feed, part, block) for part in parts]
+            parts = [[mill] for mill in sorted(mills, key=lambda mill: mill.spent_s, reverse=True)]
+        loop = asyncio.get_running_loop()
+        return [loop.run_in_executor(self._pool, _feed, part, block) for part in parts]
 
 
 def hashed(hashers: Sequence[Hasher], algorithms: Sequence[str], *, size_bytes: int) -> HashedObject:
@@ -171,12 +191,15 @@ def _failed(hasher: Hasher, error: BaseException) -> AlgorithmFailed:
 class _Weaver:
     """Blocks of several objects that wait for the native kernel, which hashes some side by side in much less time.
 
-    `feed_some` is called once for each block that was added, by the hash threads; a call whose block another one took
-    along, or leaves to another one, finds nothing to do.
+    Each hasher has one block that waits or is fed, and behind it those that come next. `feed_some` is called, by way of
+    `submit`, once for each block that begins to wait; a call whose block another one took along, or leaves to another
+    one, finds nothing to do.
     """
 
     threads: int
-    _waiting: deque[tuple[fused.Fused, Block, "Future[None]"]] = field(default_factory=deque)
+    submit: Callable[[Callable[[], None]], object]
+    _waiting: deque[Waiting] = field(default_factory=deque)
+    _behind: dict[fused.Fused, deque[Waiting]] = field(default_factory=dict)
     _at_work: int = 0
     _wide: int = 0
     _passed: int = 0
@@ -187,17 +210,24 @@ class _Weaver:
         fed: Future[None] = Future()
         fed.set_running_or_notify_cancel()  # not to be cancelled: the block is lent until it was fed
         with self._lock:
+            if (behind := self._behind.get(hasher)) is not None:
+                behind.append((hasher, block, fed))
+                return fed
+            self._behind[hasher] = deque()
             self._waiting.append((hasher, block, fed))
+        self.submit(self.feed_some)
         return fed
 
     def feed_some(self) -> None:
-        """Feed this thread's share of what waits, and take the turns that others passed up meanwhile.
+        """Feed this thread's share of what waits, and take the turns that are left to it meanwhile.
 
         Not until nothing waits: other jobs of the pool want their turn too.
         """
-        self._feed_share()
-        while self._is_left_to_us():
+        for _ in range(TURNS):
             self._feed_share()
+            if not self._is_left_to_us():
+                return
+        self.submit(self.feed_some)
 
     def _is_left_to_us(self) -> bool:
         with self._lock:
@@ -208,7 +238,8 @@ class _Weaver:
 
     def _feed_share(self) -> None:
         """Feed one share. Whatever goes wrong, no future is left without an end."""
-        taken: list[tuple[fused.Fused, Block, Future[None]]] = []
+        taken: list[Waiting] = []
+        ours = 0
         with self._lock:
             self._at_work += 1
         try:
@@ -219,6 +250,7 @@ class _Weaver:
                 fused.update_many([(hasher, block) for hasher, block, _ in taken])
             for _, _, fed in taken:
                 fed.set_result(None)
+            ours = 1
         except _LIBRARY_ERRORS:
             # None was fed. One by one, so that what is wrong with one object fails no other.
             for hasher, block, fed in taken:
@@ -227,13 +259,29 @@ class _Weaver:
             with self._lock:
                 self._at_work -= 1
                 self._wide -= len(taken) >= WIDE
+                turns = self._let_follow(taken)
+                ours = min(ours, turns)
+                self._passed += ours
             for hasher, _, fed in taken:
                 if not fed.done():
                     fed.set_exception(
                         AlgorithmFailed(f"{hasher.backend}: the thread ended with the block in its hands")
                     )
+            for _ in range(ours, turns):
+                self.submit(self.feed_some)
 
-    def _take_into(self, taken: list[tuple[fused.Fused, Block, "Future[None]"]]) -> None:
+    def _let_follow(self, taken: list[Waiting]) -> int:
+        """Let the blocks behind those that were fed wait now; return how many these are."""
+        turns = 0
+        for hasher, _, _ in taken:
+            if behind := self._behind[hasher]:
+                self._waiting.append(behind.popleft())
+                turns += 1
+            else:
+                del self._behind[hasher]
+        return turns
+
+    def _take_into(self, taken: list[Waiting]) -> None:
         """Take some that want the same algorithms: a group that costs least, or this thread's share of a small one."""
         if not self._waiting:
             return

@@ -144,6 +144,10 @@ class Stream:
         self.fed += block
 
 
+def nobody(call: Callable[[], None]) -> None:
+    """Stands in for the pool: here the test calls `feed_some` itself."""
+
+
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """A kernel that costs least with six or more streams together, and with four where there are fewer."""
@@ -169,7 +173,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 def test_what_waits_is_shared_out_to_idle_threads_and_hashed_side_by_side(
     kernel: Kernel, threads: int, waiting: int, groups: list[int]
 ) -> None:
-    weaver = _Weaver(threads)
+    weaver = _Weaver(threads, nobody)
     for _ in range(waiting):
         weaver.add(Stream(), b"x")  # type: ignore[arg-type]
     if threads > 1:  # the other threads take theirs before the first is through
@@ -188,7 +192,7 @@ def test_what_waits_is_shared_out_to_idle_threads_and_hashed_side_by_side(
 
 
 def test_what_is_left_to_another_thread_is_fed_by_it(kernel: Kernel) -> None:
-    weaver = _Weaver(2)
+    weaver = _Weaver(2, nobody)
     first = [Stream() for _ in range(16)]
     second = [Stream() for _ in range(8)]
     ended = [weaver.add(stream, b"x") for stream in first]  # type: ignore[arg-type]
@@ -210,7 +214,7 @@ def test_what_is_left_to_another_thread_is_fed_by_it(kernel: Kernel) -> None:
 
 
 def test_a_thread_with_groups_in_hand_gives_the_other_jobs_of_the_pool_their_turn(kernel: Kernel) -> None:
-    weaver = _Weaver(1)
+    weaver = _Weaver(1, nobody)
     for _ in range(40):
         weaver.add(Stream(), b"x")  # type: ignore[arg-type]
 
@@ -223,19 +227,25 @@ def test_a_thread_with_groups_in_hand_gives_the_other_jobs_of_the_pool_their_tur
 def test_whatever_threads_leave_to_each_other_no_block_is_left_behind() -> None:
     chance = random.Random(1)
     for _ in range(60):
-        threads = chance.randint(1, 4)
-        weaver, ended = _Weaver(threads), []
+        threads, streams = chance.randint(1, 4), []
         with ThreadPoolExecutor(threads) as pool:
+            weaver, ended = _Weaver(threads, pool.submit), []
             for _ in range(chance.randint(1, 90)):
-                hasher = fused.Fused(chance.choice((("md5",), DEFAULT_ALGORITHMS)))
-                ended.append(weaver.add(hasher, bytes(chance.randint(1, 60_000))))
-                pool.submit(weaver.feed_some)
+                hasher, body = fused.Fused(chance.choice((("md5",), DEFAULT_ALGORITHMS))), b""
+                for _ in range(chance.randint(1, 5)):
+                    block = chance.randbytes(chance.randint(1, 20_000))
+                    ended.append(weaver.add(hasher, block))
+                    body += block
+                streams.append((hasher, body))
             assert not wait(ended, 60).not_done
-        assert (weaver._wide, weaver._at_work, len(weaver._waiting)) == (0, 0, 0)
+        assert (weaver._wide, weaver._at_work, len(weaver._waiting), weaver._behind) == (0, 0, 0, {})
+        assert all(
+            hasher.digest("md5") == hashlib.new("md5", body, usedforsecurity=False).digest() for hasher, body in streams
+        )
 
 
 def test_only_those_that_want_the_same_algorithms_are_hashed_side_by_side(kernel: Kernel) -> None:
-    weaver = _Weaver(1)
+    weaver = _Weaver(1, nobody)
     streams = [Stream(algorithms=(name,)) for name in ("md5", "sha1", "md5", "sha1")]
     for stream in streams:
         weaver.add(stream, b"x")  # type: ignore[arg-type]
@@ -247,7 +257,7 @@ def test_only_those_that_want_the_same_algorithms_are_hashed_side_by_side(kernel
 
 
 def test_an_object_the_kernel_refuses_fails_no_neighbour(kernel: Kernel) -> None:
-    weaver = _Weaver(1)
+    weaver = _Weaver(1, nobody)
     good, bad = Stream(), Stream(bad=True)
     ended = [weaver.add(stream, b"x") for stream in (good, bad)]  # type: ignore[arg-type]
     weaver.feed_some()
@@ -415,7 +425,7 @@ def test_no_block_waits_for_ever_whatever_ends_the_thread(
         raise trouble
 
     monkeypatch.setattr(fused, "update_many", fails)
-    weaver = _Weaver(1)
+    weaver = _Weaver(1, nobody)
     ended = weaver.add(Stream(), b"x")  # type: ignore[arg-type]
     with suppress(SystemExit):
         weaver.feed_some()
