@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,8 @@ app = typer.Typer(no_args_is_help=True, help="Researchers' functions, run for ea
 
 NAME_MAX_CHARS = 64
 SOURCE_MAX_BYTES = 8 * 1024 * 1024
+API_URL = "LIBNOVA_API_URL"
+"""It always wins over an event's own address, here as in a notebook: an event at hand may name a host in earnest."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What events name as function.key.")]
 Who = Annotated[str | None, typer.Option(help="Who does it; without this, the user of this shell.")]
@@ -112,7 +115,8 @@ def try_(
 ) -> None:
     """Run the current version here, for an event, and show what it would tell LABDRIVE; nothing is told.
 
-    It reads LABDRIVE with the event's key, and S3 as a worker does. Ends with 1 when it fails.
+    It reads LABDRIVE with the event's key, at LIBNOVA_API_URL where that is set, and S3 as a worker does. Ends with 1
+    when it fails.
     """
     from hashmill.settings import read_settings
 
@@ -155,6 +159,8 @@ async def _tried(settings: "Settings", function: Function, event: dict[str, Any]
     config = assemble.storage_config(settings.s3, tenant_id="default", storage_id=None)
     rules = assemble.rules_of(settings, assemble.open_wire(settings))
     environ = {**rules.function_environ, **environ_of(config, config.bucket or "", wire=rules.wire_path)}
+    if url := os.environ.get(API_URL, ""):
+        environ[API_URL] = url
     return await run(function, event, environ=environ, limits=rules.function_limits)
 
 

@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -96,6 +99,53 @@ def test_a_function_is_tried_here_and_tells_nobody(cli: Cli, source: Path, event
     failed = cli("function", "test", "mine", str(event))
     assert failed.code == 1
     assert "failed: it ended its job as failed" in failed.out
+
+
+ASKS = """
+from libnova.Labdrive.Nuclio.Request import Request
+from libnova.Labdrive.Api import File
+
+def handler(context, event):
+    for file in Request(context, event).Files:
+        print(File.get_metadata(file.id))
+"""
+
+
+class Deaf(BaseHTTPRequestHandler):
+    """Knows nothing; what it was asked is in `asked`."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_address_of_the_environment_wins_over_the_one_in_the_event(
+    ledger: Ledger, tmp_path: Path, source: Path, event: Path
+) -> None:
+    source.write_text(ASKS)
+    event.write_text(json.dumps({**EVENT, "api": {"url": "http://127.0.0.9:1", "key_user": "KEY", "key_root": ""}}))
+    Deaf.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Deaf) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        environ = {
+            "HASHMILL_LEDGER__URL": f"sqlite:///{tmp_path / 'ledger.sqlite3'}",
+            "LIBNOVA_API_URL": f"http://127.0.0.1:{server.server_port}",
+        }
+        try:
+            run_cli("function", "add", "mine", str(source), env=environ)
+            said = run_cli("function", "test", "mine", str(event), env=environ)
+        finally:
+            server.shutdown()
+            serving.join()
+
+    assert Deaf.asked, said
+    assert "127.0.0.9" not in said.out
 
 
 @pytest.mark.parametrize(
