@@ -9,6 +9,7 @@ A `Request` starts the driver that all functions of this package use; code witho
 import os
 import secrets
 from typing import Any, Final
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -74,7 +75,7 @@ class Driver:
             allowed_methods=REPEATABLE,
             raise_on_status=False,
         )
-        self._session = requests.Session()
+        self._session = _Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=again, pool_maxsize=POOL))
 
@@ -127,6 +128,12 @@ class Driver:
 
     def _result(self, answer: requests.Response, what: str) -> Any:
         table, status = self._table, answer.status_code
+        if 300 <= status < 400:
+            raise AnswerUnreadable(
+                f"{what} was sent on to {_target(answer)} ({status}), which is not followed: nothing was read or "
+                "written. If LABDRIVE is there, write that address as api.url into the event, or set LIBNOVA_API_URL; "
+                "if it is a login page, something in between wants you to log in first."
+            )
         try:
             body: Any = answer.json()
         except ValueError:
@@ -158,6 +165,13 @@ class Driver:
         return envelope[field] if field else body
 
 
+class _Session(requests.Session):
+    """Follows no redirect: on the way a write loses its body, and whoever is named gets what was sent."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 _YES: Final = (True, 1, "1", "true")
 
 _current: Driver | None = None
@@ -176,6 +190,17 @@ def current() -> Driver:
     Raises `SettingMissing` or `KeyMissing` where there is neither.
     """
     return _current or use(Driver())
+
+
+def _target(answer: requests.Response) -> str:
+    """Return where a redirect leads, without what a query may hold."""
+    location = answer.headers.get("Location", "")
+    try:
+        place = urlsplit(urljoin(answer.url, location))
+        port = f":{place.port}" if place.port else ""
+    except ValueError:
+        return "an unclear place"
+    return f"{place.scheme}://{place.hostname}{port}{place.path}" if location and place.hostname else "an unclear place"
 
 
 def _short(what: object) -> str:

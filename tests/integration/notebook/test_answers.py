@@ -1,0 +1,89 @@
+"""Whatever answers in LABDRIVE's place, a call ends well or says what was wrong with the answer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from libnova.errors import AnswerUnreadable
+from libnova.Labdrive.Api import Driver, File, Job, JobMessage
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    """What it answers to every call, and what it was asked."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b'{"success": true, "result": {}}'
+    url: str = ""
+    asked: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+
+
+@contextmanager
+def answering(told: Server) -> Iterator[Server]:
+    """A real server that answers as told."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            told.asked.append((self.command, self.path, dict(self.headers), sent))
+            self.send_response(told.status)
+            for name, value in {"Content-Type": "application/json", **told.headers}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(told.body)))
+            self.end_headers()
+            self.wfile.write(told.body)
+
+        do_GET = do_PUT = do_POST = answer  # noqa: N815 - the names http.server calls
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        told.url = f"http://127.0.0.1:{server.server_port}"
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield told
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+@pytest.fixture
+def labdrive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """What the library takes for LABDRIVE."""
+    for name in ("LIBNOVA_API_KEY", "LIBNOVA_TABLE", "LIBNOVA_CAPTURE"):
+        monkeypatch.delenv(name, raising=False)
+    with answering(Server()) as server:
+        monkeypatch.setenv("LIBNOVA_API_URL", server.url)
+        monkeypatch.setattr(Driver, "_current", Driver.Driver(key="the-key"))
+        yield server
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_call_that_is_sent_on_reaches_nobody_and_says_where_to(labdrive: Server, status: int) -> None:
+    with answering(Server()) as other:
+        labdrive.status, labdrive.headers = status, {"Location": f"{other.url}/api/job/1?token=secret"}
+        for call in (
+            lambda: Job.set_status("1", Job.JobStatus.RUNNING),
+            lambda: JobMessage.create("1", "hello"),
+            lambda: File.set_hash("1", "md5", "00"),
+            lambda: File.get("1"),
+        ):
+            with pytest.raises(AnswerUnreadable, match="LIBNOVA_API_URL") as raised:
+                call()
+            assert f"{other.url}/api/job/1 " in str(raised.value)
+            assert "secret" not in str(raised.value)
+    assert other.asked == []
+    assert len(labdrive.asked) == 4
+
+
+def test_a_redirect_that_leads_nowhere_is_said_too(labdrive: Server) -> None:
+    labdrive.status, labdrive.headers = 302, {"Location": "http://[half"}
+
+    with pytest.raises(AnswerUnreadable, match="an unclear place"):
+        File.get("1")
