@@ -100,6 +100,11 @@ class Table:
         return filled
 
 
+def only_asks(name: str) -> bool:
+    """Return whether the call changes nothing in LABDRIVE: then its name begins with `get_` or `list_`."""
+    return name.startswith(("get_", "list_"))
+
+
 def table() -> Table:
     """Return the table, with the lines of the file that LIBNOVA_TABLE names in place of ours."""
     return _read(os.environ.get("LIBNOVA_TABLE", ""))

@@ -8,6 +8,7 @@ __all__ = [
     "KeyMissing",
     "KeyRefused",
     "LibnovaError",
+    "NotDelivered",
     "NotFound",
     "ObjectChanged",
     "SettingMissing",
@@ -43,6 +44,10 @@ class KeyRefused(LibnovaError):
 
 class NotFound(LibnovaError):
     """LABDRIVE knows no such file, job or container."""
+
+
+class NotDelivered(LibnovaError):
+    """Whoever runs this code delivers what it tells, and would not deliver this. Nothing was written."""
 
 
 class ApiRejected(LibnovaError):

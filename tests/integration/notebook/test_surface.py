@@ -9,7 +9,7 @@ from libnova import Util
 from libnova.common.api import File as CommonFile
 from libnova.common.api.JobMessage import JobMessageType as CommonType
 from libnova.common.nuclio.Request import Request as CommonRequest
-from libnova.errors import ApiRejected
+from libnova.errors import ApiRejected, NotDelivered
 from libnova.Labdrive.Api import Container, Driver, File, Job, JobMessage
 from libnova.Labdrive.Filesystem import S3
 from libnova.Labdrive.Nuclio.Request import Request
@@ -163,6 +163,25 @@ def test_an_event_and_a_capture_of_the_environment_win(
     assert kept[2] == {"call": "set_hash", "file_id": file_id, "algorithm": "md5", "hexdigest": "00"}
     assert place.ask(lambda: place.sandbox.job(job_id)).statuses == ["PENDING"]
     assert File.get_hash(file_id) == {}
+
+
+def test_what_is_captured_and_would_not_be_delivered_is_refused(
+    place: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file_id = place.put("kept.bin", b"x")
+    monkeypatch.setenv("LIBNOVA_CAPTURE", str(tmp_path / "captured"))
+
+    for write in (
+        lambda: File.set_metadata(file_id, {"metadata": [{"iecode": "title", "value": "A title"}]}),
+        lambda: File.set_metadata_values(file_id, [{"iecode": "title", "value": ["A title"]}]),
+    ):
+        with pytest.raises(NotDelivered, match="cannot write metadata yet"):
+            write()
+    with pytest.raises(NotDelivered, match="delete_file"):
+        Driver.current().call("delete_file", file_id=file_id)
+
+    assert File.get_metadata(file_id) is None
+    assert not (tmp_path / "captured").exists()
 
 
 def test_json_is_shown_for_people() -> None:

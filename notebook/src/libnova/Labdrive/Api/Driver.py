@@ -86,7 +86,8 @@ class Driver:
     def call(self, name: str, **values: Any) -> Any:
         """Make the call `name` of the table with `values` put in and return its result; None for one that is captured.
 
-        Raises `KeyRefused`, `NotFound`, `ApiRejected`, `ApiUnavailable`, `AnswerUnreadable`, or `TableInvalid`.
+        Raises `KeyRefused`, `NotFound`, `ApiRejected`, `ApiUnavailable`, `AnswerUnreadable`, `NotDelivered`, or
+        `TableInvalid`.
         """
         if captured(name, values):
             return None
