@@ -33,18 +33,27 @@ Who = Annotated[str | None, typer.Option(help="Who does it; without this, the us
 def add(
     name: Name,
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A .py with handler(context, event), or an .ipynb.")],
+    instead_of_hashing: Annotated[
+        bool, typer.Option("--instead-of-hashing", help="Also when files were hashed for events of that name.")
+    ] = False,
     who: Who = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a function, or a new version of it. Events that name it run it from now on; runs accepted before keep theirs.
 
     It is the operator's code: it runs on the workers, with limits of time, memory and output, and no other fence.
+    A name by which files were hashed lately, as the fixity trigger's own, is refused.
     """
     from hashmill.ledger import functions
     from hashmill.settings import read_settings
 
     function = read_function(name, path)
     with opened_ledger(read_settings()) as ledger:
+        if not instead_of_hashing and (run_id := ledger.read_now(functions.hashed_lately, name)):
+            raise typer.BadParameter(
+                f"files were hashed for events of the key {name}, as in run {run_id}; they would be hashed no more. "
+                "Choose another name, or say --instead-of-hashing"
+            )
         ledger.write_now(functions.add, function, by=_who(who))
     if as_json:
         print_json({"name": name, "sha256": function.sha256, "kind": function.kind})
@@ -93,7 +102,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: hashmill function remove count-pages")
 def remove(name: Name, who: Who = None, as_json: AsJson = False) -> None:
-    """Let no new event run a function. Its versions stay in the ledger, as entries name them."""
+    """Refuse events that name a function from now on. Its versions stay in the ledger, as entries name them."""
     from hashmill.ledger import functions
     from hashmill.settings import read_settings
 
@@ -104,7 +113,7 @@ def remove(name: Name, who: Who = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"name": name, "removed": True})
     else:
-        typer.echo(f"no new event runs {name}")
+        typer.echo(f"events that name {name} are refused from now on")
 
 
 @app.command("test", epilog="Example: hashmill function test count-pages event.json")

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hashmill.domain.errors import IdempotencyConflict
+from hashmill.domain.errors import EventFault, EventInvalid, IdempotencyConflict
 from hashmill.domain.event import TriggerEvent, default_idempotency_key, event_digest, public_event
 from hashmill.domain.job import RunState
 from hashmill.domain.origin import origin_of
@@ -24,7 +24,8 @@ _ringing: set[asyncio.Future[bool]] = set()
 async def accept(tools: DoorTools, event: TriggerEvent, *, idempotency_key: str | None = None) -> tuple[Run, bool]:
     """Return the run of this event and whether this call made it.
 
-    Raises `OriginRefused`, `IdempotencyConflict`, `LedgerUnavailable`. The broker being away is no error.
+    Raises `EventInvalid` for a function that was removed, `OriginRefused`, `IdempotencyConflict`, `LedgerUnavailable`.
+    The broker being away is no error.
     """
     check_origin(event.api_url, tools.rules.allowed_origins)
     tenant_id = tools.rules.tenant_of(origin_of(event.api_url))
@@ -67,6 +68,9 @@ def _accept(
         entry=entry,
         function=(name, sha256) if sha256 is not None else None,
     )
+    if made and name and sha256 is None and functions.is_removed(connection, name):
+        problem = f"function {name!r} was removed; add it again, or name another"
+        raise EventInvalid([EventFault(path="$.labdrive.function.key", problem=problem)])
     keys = _needed_keys(event, use_root=tools.rules.use_root_key)
     if made:
         tools.sealer.put(connection, run.run_id, keys)

@@ -1,5 +1,6 @@
 """Researchers' functions: every version that was ever added, and which one is current."""
 
+import json
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -8,10 +9,13 @@ from hashmill.domain.function import Function, Kind
 from hashmill.ledger import entries
 from hashmill.ledger.engine import now_ms
 from hashmill.ledger.leases import insert_for
-from hashmill.ledger.tables import functions
+from hashmill.ledger.tables import functions, runs
 
 NO_RUN = "00000000-0000-0000-0000-000000000000"
 """The run of entries that belong to none."""
+
+LATELY_RUNS = 1000
+"""So many of the newest runs tell which keys are in use for hashing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,10 @@ def add(connection: sa.Connection, function: Function, *, by: str) -> None:
 
 
 def remove(connection: sa.Connection, name: str, *, by: str) -> bool:
-    """Let no new event run the function; return whether there was one. Its versions stay, as entries name them."""
+    """Let no new event run the function; return whether there was one. Its versions stay, as entries name them.
+
+    An event that names it from now on is refused: whoever asks for it does not ask for digests.
+    """
     if not _retire(connection, name):
         return False
     entries.append(connection, NO_RUN, [("function_removed", {"name": name, "by": by})], tenant_id="default", shard=0)
@@ -69,6 +76,25 @@ def current(connection: sa.Connection, name: str) -> str | None:
         sa.select(functions.c.sha256).where(functions.c.name == name, functions.c.current)
     ).scalar_one_or_none()
     return found
+
+
+def is_removed(connection: sa.Connection, name: str) -> bool:
+    """Say whether there was a function of that name and is none any more."""
+    versions = sa.select(functions.c.current).where(functions.c.name == name)
+    found = connection.execute(versions).scalars().all()
+    return bool(found) and not any(found)
+
+
+def hashed_lately(connection: sa.Connection, name: str) -> str | None:
+    """Return a run, of the newest `LATELY_RUNS`, that hashed files for an event with `name` as its key; or None."""
+    newest = sa.select(runs.c.run_id).order_by(runs.c.created_at_ms.desc()).limit(LATELY_RUNS)
+    key = f'"function_key": {json.dumps(name, ensure_ascii=False)}'
+    found = sa.select(runs.c.run_id, runs.c.event).where(
+        runs.c.run_id.in_(newest), runs.c.function_name.is_(None), runs.c.event.contains(key, autoescape=True)
+    )
+    # The text may stand elsewhere in an event, as in its parameters.
+    rows = connection.execute(found)
+    return next((row.run_id for row in rows if json.loads(row.event)["function_key"] == name), None)
 
 
 def get(connection: sa.Connection, name: str, sha256: str) -> Function | None:

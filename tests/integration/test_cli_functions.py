@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from hashmill.ledger import entries
+from hashmill.ledger import entries, runs
 from hashmill.ledger.engine import Ledger
 from tests.helpers.cli import Said, run_cli
 from tests.helpers.ledger import fresh_ledger
@@ -79,6 +79,21 @@ def test_a_function_is_added_listed_shown_and_taken_away(cli: Cli, source: Path,
     kinds = [entry.kind for entry in ledger.read_now(entries.of_run, "00000000-0000-0000-0000-000000000000")]
     assert kinds == ["function_added", "function_added", "function_removed"]
     assert ledger.read_now(entries.verify).faults == ()
+
+
+def test_a_name_by_which_files_are_hashed_is_taken_only_when_that_is_said(
+    cli: Cli, source: Path, ledger: Ledger
+) -> None:
+    public = {"api_url": "http://labdrive.invalid", "user_id": "1", "algorithms": ["md5"], "function_key": "hashmill"}
+    ids = {"tenant_id": "default", "idempotency_key": "k", "event_digest": "d", "job_id": "1", "container_id": "1"}
+    run, _ = ledger.write_now(runs.accept, event=public, priority=5, entry={}, **ids)
+
+    refused = cli("function", "add", "hashmill", str(source))
+    assert refused.code == 2
+    assert run.run_id in refused.err
+    assert cli("function", "list", "--json").json == []
+
+    assert cli("function", "add", "hashmill", str(source), "--instead-of-hashing").code == 0
 
 
 def test_a_function_is_tried_here_and_tells_nobody(cli: Cli, source: Path, event: Path) -> None:

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from hashmill.domain.errors import EventInvalid
+from hashmill.domain.event import from_public
 from hashmill.domain.function import Function, Kind, Limits
 from hashmill.domain.job import Mode, RunState
+from hashmill.domain.secret import Secret
+from hashmill.flow.accept import accept
 from hashmill.flow.hash_files import hash_files
 from hashmill.flow.replay import ReplayRequest, replay
-from hashmill.ledger import entries, files, functions
+from hashmill.ledger import entries, files, functions, runs, tables
 from hashmill.ledger.engine import Ledger
 from hashmill.ledger.runs import Run
-from hashmill.ledger.tables import executed_notebooks
-from tests.helpers.fakes import RULES, Stage, delivered, dispatched, listed, run_now, staged
+from tests.helpers.fakes import RULES, Stage, accepted, delivered, dispatched, listed, run_now, staged
 from tests.helpers.ledger import fresh_ledger
 
 NAME = "mine"
@@ -114,9 +117,8 @@ async def test_a_run_keeps_the_version_that_was_current_when_it_was_accepted(sta
     await stage.tools.ledger.write(functions.add, second, by="op")
     after = await listed(stage, 1, start=5, function_key=NAME)
     await stage.tools.ledger.write(functions.remove, NAME, by="op")
-    without = await listed(stage, 1, start=7, function_key=NAME)
 
-    for run in (before, after, without):
+    for run in (before, after):
         await worked(stage, run)
 
     def digests(run: Run) -> Any:
@@ -125,8 +127,48 @@ async def test_a_run_keeps_the_version_that_was_current_when_it_was_accepted(sta
 
     assert (before.function_sha256, after.function_sha256) == (first.sha256, second.sha256)
     assert (digests(before), digests(after)) == ({"mine": "0001"}, {"mine": "ff05"})
-    assert without.mode is Mode.HASH
-    assert digests(without).keys() == {"md5"}
+
+
+async def test_an_event_that_names_a_removed_function_is_refused_and_leaves_no_run(
+    stage: Stage, ledger: Ledger
+) -> None:
+    await stage.tools.ledger.write(functions.add, handler(GOOD), by="op")
+    before = await listed(stage, 1, function_key=NAME)
+    await stage.tools.ledger.write(functions.remove, NAME, by="op")
+
+    with pytest.raises(EventInvalid, match=r"\$.labdrive.function.key: function 'mine' was removed"):
+        await listed(stage, 1, start=7, function_key=NAME)
+
+    assert ledger.read_now(lambda connection: connection.execute(sa.select(tables.runs.c.run_id)).scalars().all()) == [
+        before.run_id
+    ]
+    assert ledger.read_now(entries.verify).faults == ()
+    await stage.tools.ledger.write(functions.add, handler(GOOD), by="op")
+    assert (await listed(stage, 1, start=7, function_key=NAME)).mode is Mode.FUNCTION
+
+
+async def test_a_run_made_before_its_function_was_removed_is_still_found_by_its_event(stage: Stage) -> None:
+    await stage.tools.ledger.write(functions.add, handler(GOOD), by="op")
+    first = await accepted(stage, function_key=NAME)
+    await stage.tools.ledger.write(functions.remove, NAME, by="op")
+
+    public = await stage.tools.ledger.read(runs.event_of, first.run_id)
+    again, made = await accept(
+        stage.tools, from_public(public, key_user=Secret("key")), idempotency_key=first.idempotency_key
+    )
+
+    assert (made, again.run_id) == (False, first.run_id)
+
+
+async def test_a_name_by_which_files_are_hashed_is_known_as_such(stage: Stage, ledger: Ledger) -> None:
+    hashing = await listed(stage, 1, function_key="hash_mill%")
+    await listed(stage, 1, start=5, function_key="else", function_params={"function_key": "other"})
+    await stage.tools.ledger.write(functions.add, handler(GOOD), by="op")
+    await listed(stage, 1, start=7, function_key=NAME)
+
+    found = {name: ledger.read_now(functions.hashed_lately, name) for name in ("hash_mill%", "other", "hash", NAME)}
+
+    assert found == {"hash_mill%": hashing.run_id, "other": None, "hash": None, NAME: None}
 
 
 async def test_a_notebook_s_copy_is_kept_and_its_entry_names_it(stage: Stage, ledger: Ledger) -> None:
@@ -155,7 +197,7 @@ async def test_a_notebook_s_copy_is_kept_and_its_entry_names_it(stage: Stage, le
     run = await worked(stage, await listed(stage, 1, function_key=NAME))
 
     (copy,) = ledger.read_now(
-        lambda connection: connection.execute(sa.select(executed_notebooks.c.body)).scalars().all()
+        lambda connection: connection.execute(sa.select(tables.executed_notebooks.c.body)).scalars().all()
     )
     (entry,) = [one for one in ledger.read_now(entries.of_run, run.run_id, limit=50) if one.kind == "file_processed"]
     body = json.loads(entry.body)
