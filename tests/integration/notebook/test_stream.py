@@ -182,6 +182,24 @@ def test_a_network_that_only_cuts_ends_in_an_error_that_says_where(place: Desk) 
         stream.read()
 
 
+def test_a_read_that_broke_off_leaves_the_place_where_it_was(place: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(place, "broken.bin", CONTENT) as stream:
+        assert stream.read(1000) == CONTENT[:1000]
+        fetch, cut = stream._fetch, [True]
+
+        def cuts_once_at_786432(at: int, length: int) -> bytes:
+            if at == 786_432 and cut.pop():
+                raise StorageUnavailable("cut")
+            return fetch(at, length)
+
+        monkeypatch.setattr(stream, "_fetch", cuts_once_at_786432)
+        with pytest.raises(StorageUnavailable):
+            stream.read()
+        assert stream.tell() == 1000
+        cut.append(False)
+        assert stream.read() == CONTENT[1000:]
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_an_object_that_was_written_anew_or_deleted_is_not_mixed(place: Desk, gone: bool) -> None:
     with opened(place, "changing.bin", CONTENT) as stream:

@@ -81,16 +81,19 @@ class Stream(io.RawIOBase):
         return place
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer as far as the bytes reach, and return how many that are; 0 at the end."""
+        """Fill the buffer as far as the bytes reach, and return how many that are; 0 at the end.
+
+        After an error the place is the one before, so that reading again gives these bytes and not later ones.
+        """
         self._open()
         view = memoryview(buffer).cast("B")
-        filled = 0
-        while filled < len(view) and self._position < self.size_bytes:
-            piece = self._piece(len(view) - filled)
+        filled, place = 0, self._position
+        while filled < len(view) and place < self.size_bytes:
+            piece = self._piece(place, len(view) - filled)
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
-            self._position += len(piece)
-        self._show()
+            place += len(piece)
+        self._go_on(place)
         return filled
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -117,11 +120,11 @@ class Stream(io.RawIOBase):
         if self.closed:
             raise ValueError("I/O operation on closed file")
 
-    def _piece(self, most: int) -> memoryview:
-        """Return what is held at the position, up to `most`; fetch it when nothing is."""
-        if not self._start <= self._position < self._start + len(self._range):
-            self._turn_to(self._position)
-        at = self._position - self._start
+    def _piece(self, place: int, most: int) -> memoryview:
+        """Return what is held at `place`, up to `most`; fetch it when nothing is."""
+        if not self._start <= place < self._start + len(self._range):
+            self._turn_to(place)
+        at = place - self._start
         return memoryview(self._range)[at : at + most]
 
     def _turn_to(self, place: int) -> None:
@@ -193,7 +196,8 @@ class Stream(io.RawIOBase):
                 f"The S3 server does not let this key pair read {self._key} any more ({code})."
             ) from error
 
-    def _show(self) -> None:
+    def _go_on(self, place: int) -> None:
+        self._position = place
         if self._bar is not None and self._position > self._shown:
             self._bar.update(self._position - self._shown)
             self._shown = self._position
