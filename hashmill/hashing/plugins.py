@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -101,7 +102,7 @@ class PluginHasher:
 
     def finish(self) -> "Future[Any]":
         """Have the plug-in tell its digest."""
-        return self._asked(lambda: self._hash().hexdigest())
+        return self._asked(lambda: _digest_in(self._hash().hexdigest()))
 
     def take(self, ended: "Future[Any]", *, digest: bool = False) -> None:
         """Look at a future that ended, or that nobody waits for any more."""
@@ -110,13 +111,9 @@ class PluginHasher:
             log.error("plugin_stuck", extra={"algorithm": self.algorithms[0], "backend": self.backend})
             self._fail(f"took more than {self.patience_s:g} s")
         elif (error := ended.exception()) is not None:
-            self._fail(f"raised {type(error).__name__}: {error}")
-        elif digest:
-            told = ended.result()
-            if isinstance(told, str) and _DIGEST.fullmatch(told):
-                self._digest = told
-            else:
-                self._fail(f"told {told!r:.60} as its digest, which is no lower-case hex of whole bytes")
+            self._fail(str(error))
+        elif digest and not self.failure:
+            self._digest = ended.result()
 
     def hexdigest(self, algorithm: str = "", /) -> str:
         """Return the digest; only after `finish` was taken, and while there is no `failure`."""
@@ -156,8 +153,29 @@ class PluginHasher:
         )
 
 
+class _Refusal(Exception):
+    """What a plug-in did wrong, in words that are ours: nobody but its own thread asks its objects for theirs."""
+
+
+def _digest_in(told: Any) -> str:
+    if type(told) is str and _DIGEST.fullmatch(told):
+        return told
+    raise _Refusal(f"told {told!r:.60} as its digest, which is no lower-case hex of whole bytes")
+
+
+def _in_words(error: BaseException) -> str:
+    if type(error) is _Refusal:
+        return str(error)
+    said = "what cannot be shown"
+    with suppress(BaseException):  # whatever its __str__ raises
+        said = f"{error}"
+    # Past whatever its class may have put in the place of its name.
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return f"raised {name}: {said}"
+
+
 class _Into:
-    """Whatever is raised within goes into a future: the code within is not ours."""
+    """What is raised within goes into a future, in our words: the code within is not ours."""
 
     def __init__(self, future: "Future[Any]") -> None:
         self._future = future
@@ -169,7 +187,7 @@ class _Into:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if error is not None:
-            self._future.set_exception(error)
+            self._future.set_exception(_Refusal(_in_words(error)))
         return True
 
 

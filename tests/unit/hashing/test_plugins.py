@@ -41,6 +41,19 @@ class NoHex(Adler):
     def hexdigest(self): return "ABC"
 class NoText(Adler):
     def hexdigest(self): return 7
+class Mute(Exception):
+    def __str__(self): raise RuntimeError("str of error")
+class Loud(type):
+    __name__ = property(lambda kind: 1 / 0)
+class Nameless(Exception, metaclass=Loud): pass
+class RaisesMute(Adler):
+    def update(self, block): raise Mute
+class RaisesNameless(Adler):
+    def update(self, block): raise Nameless("here")
+class Unshown:
+    def __repr__(self): raise RuntimeError("repr of digest")
+class TellsUnshown(Adler):
+    def hexdigest(self): return Unshown()
 class Hangs(Adler):
     def update(self, block): gate.wait()
 class HangsAtEnd(Adler):
@@ -55,6 +68,9 @@ POINTS = {
     "raises-at-end": "RaisesAtEnd",
     "no-hex": "NoHex",
     "no-text": "NoText",
+    "raises-mute": "RaisesMute",
+    "raises-nameless": "RaisesNameless",
+    "tells-unshown": "TellsUnshown",
     "hangs": "Hangs",
     "hangs-at-end": "HangsAtEnd",
     "md5": "Adler",
@@ -136,6 +152,9 @@ async def test_a_plugin_may_keep_what_it_was_given(engine: HashEngine) -> None:
         ("raises-at-end", "raised SystemExit: at the end"),
         ("no-hex", "told 'ABC' as its digest, which is no lower-case hex of whole bytes"),
         ("no-text", "told 7 as its digest, which is no lower-case hex of whole bytes"),
+        ("raises-mute", "raised Mute: what cannot be shown"),
+        ("raises-nameless", "raised Nameless: here"),
+        ("tells-unshown", "raised RuntimeError: repr of digest"),
     ],
 )
 async def test_a_plugin_that_fails_is_named_and_spoils_no_other_digest(engine: HashEngine, name: str, why: str) -> None:
