@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -85,7 +85,13 @@ def test_a_name_by_which_files_are_hashed_is_taken_only_when_that_is_said(
     cli: Cli, source: Path, ledger: Ledger
 ) -> None:
     public = {"api_url": "http://labdrive.invalid", "user_id": "1", "algorithms": ["md5"], "function_key": "hashmill"}
-    ids = {"tenant_id": "default", "idempotency_key": "k", "event_digest": "d", "job_id": "1", "container_id": "1"}
+    ids: dict[str, Any] = {
+        "tenant_id": "default",
+        "idempotency_key": "k",
+        "event_digest": "d",
+        "job_id": "1",
+        "container_id": "1",
+    }
     run, _ = ledger.write_now(runs.accept, event=public, priority=5, entry={}, **ids)
 
     refused = cli("function", "add", "hashmill", str(source))
