@@ -87,3 +87,44 @@ def test_a_redirect_that_leads_nowhere_is_said_too(labdrive: Server) -> None:
 
     with pytest.raises(AnswerUnreadable, match="an unclear place"):
         File.get("1")
+
+
+def test_a_write_is_done_when_success_says_so(labdrive: Server) -> None:
+    labdrive.body = b'{"success": true}'
+
+    File.set_hash("5", "md5", "00")
+    File.set_metadata("5", {"metadata": [{"iecode": "title", "value": "A title"}]})
+    Job.set_status("1", Job.JobStatus.COMPLETED)
+
+    assert [path for _, path, _, _ in labdrive.asked] == ["/api/file/5/hash", "/api/file/5/metadata", "/api/job/1"]
+    with pytest.raises(AnswerUnreadable, match="envelope"):
+        File.get("5")
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/html", b"<h1>Something else</h1>"),
+        ("application/json", b"null"),
+        ("application/json", b'["a"]'),
+        ("application/json", b'{"detail": "Not Found"}'),
+        ("application/json", b""),
+    ],
+)
+def test_an_answer_of_something_else_is_not_taken_for_labdrive_s(
+    labdrive: Server, status: int, kind: str, body: bytes
+) -> None:
+    labdrive.status, labdrive.headers, labdrive.body = status, {"Content-Type": kind}, body
+
+    for call in (lambda: File.get("1"), lambda: File.set_hash("1", "md5", "00")):
+        with pytest.raises(AnswerUnreadable, match=f"{status} with {kind}, .*LABDRIVE's own") as raised:
+            call()
+        assert ("API key" in str(raised.value)) == (status in (401, 403))
+
+
+def test_a_write_without_success_in_its_answer_is_not_taken_as_done(labdrive: Server) -> None:
+    labdrive.body = b'{"result": {}}'
+
+    with pytest.raises(AnswerUnreadable, match="success"):
+        File.set_hash("1", "md5", "00")

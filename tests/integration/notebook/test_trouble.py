@@ -148,7 +148,7 @@ def test_no_bucket_is_said(place: Desk, monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_answer_that_is_no_json(place: Desk, action: FaultAction) -> None:
     place.set_faults(FaultRule(action=action, code=200))
 
-    with pytest.raises(AnswerUnreadable, match=r"not with JSON: .*login page"):
+    with pytest.raises(AnswerUnreadable, match=r"not with LABDRIVE's JSON: .*login page"):
         File.get("1")
 
 

@@ -107,7 +107,7 @@ class Driver:
             raise ApiUnavailable(
                 f"LABDRIVE cannot be reached ({what}: {_short(error)}). Is the address right, and the network there?"
             ) from error
-        return self._result(answer, what)
+        return self._result(answer, what, changes=not _table.only_asks(name))
 
     def _answer(self, call: _table.Call) -> requests.Response:
         """Return the answer; one that broke off is asked for again where that does no harm."""
@@ -127,7 +127,7 @@ class Driver:
                     raise
         raise AssertionError("the last round returns or raises")
 
-    def _result(self, answer: requests.Response, what: str) -> Any:
+    def _result(self, answer: requests.Response, what: str, *, changes: bool) -> Any:
         table, status = self._table, answer.status_code
         if 300 <= status < 400:
             raise AnswerUnreadable(
@@ -138,10 +138,15 @@ class Driver:
         try:
             body: Any = answer.json()
         except ValueError:
-            body = None
+            body = _NO_JSON
         envelope = body if isinstance(body, dict) else {}
         said = str(envelope.get(table.value("envelope.message")) or "").strip()
         told = f"{what} gave {status}" + (f": {said}" if said else "")
+        if status >= 500 or status == 429:
+            raise ApiUnavailable(f"LABDRIVE is out of order or too busy ({told}). Try again later.")
+        flag, field = table.value("envelope.success"), table.value("envelope.result")
+        if not changes or flag or status >= 400 or answer.content.strip():
+            self._raise_if_foreign(answer, body, what)
         if status == 401:
             raise KeyRefused(
                 f"LABDRIVE does not know this API key ({told}). Copy it anew: your user name, Access Methods."
@@ -150,20 +155,32 @@ class Driver:
             raise KeyRefused(f"This API key may not do that ({told}). Ask who owns the container for the right to.")
         if status == 404:
             raise NotFound(f"LABDRIVE has no such thing ({told}). Is the id right, and of this LABDRIVE?")
-        if status >= 500 or status == 429:
-            raise ApiUnavailable(f"LABDRIVE is out of order or too busy ({told}). Try again later.")
-        if body is None:
-            raise AnswerUnreadable(
-                f"{what} was answered with {answer.headers.get('Content-Type', 'something without a type')}, not with "
-                f"JSON: {_short(answer.text)!r}. Is the address LABDRIVE's own, and no proxy or login page in between?"
-            )
-        flag = table.value("envelope.success")
-        if status >= 400 or (flag and envelope.get(flag) not in _YES):
+        if status < 400 and flag and flag not in envelope:
+            raise AnswerUnreadable(f"{what} was answered without {flag!r}. Correct [envelope] in labdrive.toml.")
+        if status >= 400 or (flag and envelope[flag] not in _YES):
             raise ApiRejected(f"LABDRIVE refused the call ({told}).")
-        field = table.value("envelope.result")
+        if changes:  # done, whatever else the answer holds: a write of metadata has no result (seen)
+            return envelope.get(field)
         if field and field not in envelope:
             raise AnswerUnreadable(f"{what} was answered without {field!r}. Correct [envelope] in labdrive.toml.")
         return envelope[field] if field else body
+
+    def _raise_if_foreign(self, answer: requests.Response, body: Any, what: str) -> None:
+        """Raise `AnswerUnreadable` for an answer that is not in LABDRIVE's envelope, whatever its status says."""
+        names = [name for part in ("success", "result", "message") if (name := self._table.value(f"envelope.{part}"))]
+        bare = not self._table.value("envelope.result") and body is not _NO_JSON
+        if bare or (isinstance(body, dict) and any(name in body for name in names)):
+            return
+        kind = answer.headers.get("Content-Type", "something without a type")
+        asked_for_a_key = answer.status_code in (401, 403)
+        raise AnswerUnreadable(
+            f"{what} was answered {answer.status_code} with {kind}, not with LABDRIVE's JSON: {_short(answer.text)!r}. "
+            "Is the address LABDRIVE's own, and no proxy or login page in between?"
+            + (" If it is LABDRIVE, is the API key right, and may it do this?" if asked_for_a_key else "")
+        )
+
+
+_NO_JSON: Final = object()
 
 
 class _Session(requests.Session):
