@@ -17,13 +17,13 @@ class RefuseHook(BuildHookInterface):  # type: ignore[type-arg, misc]
     """Called by hatchling for every wheel, the one of an editable install too."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Raise `RuntimeError` when another distribution gives the name `libnova` here."""
+        """Raise `RuntimeError` when there is another `libnova` here, installed or just laid down."""
         # The tree is not on the path of a build: load by file.
         spec = importlib.util.spec_from_file_location("guard", Path(self.root, "src/libnova/_guard.py"))
         assert spec is not None  # noqa: S101
         assert spec.loader is not None  # noqa: S101
         guard = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(guard)
-        paths = sysconfig.get_paths()
-        if others := guard.others([paths["purelib"], paths["platlib"]]):
+        places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        if others := guard.others(places) or guard.unclaimed(places):
             raise RuntimeError(guard.refusal(others))

@@ -20,6 +20,7 @@ The S3 key pair and region are found as every AWS tool finds them (AWS_ACCESS_KE
 AWS_DEFAULT_REGION, or a profile).
 """
 
+from libnova._guard import OURS as WHOSE
 from libnova._guard import others, refusal
 
 if _others := others():
@@ -27,4 +28,4 @@ if _others := others():
 
 from libnova import Labdrive, Util  # after the question: nothing of ours runs beside another one
 
-__all__ = ["Labdrive", "Util"]
+__all__ = ["WHOSE", "Labdrive", "Util"]

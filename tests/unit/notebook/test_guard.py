@@ -1,13 +1,14 @@
 """A library of the same name is never written over, and never half used."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
 import pytest
-from libnova._guard import others, refusal
+from libnova._guard import others, refusal, unclaimed
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,6 +38,35 @@ def test_who_else_has_the_name_is_found_by_its_files(tmp_path: Path, name: str, 
     assert others([str(tmp_path)]) == found
 
 
+def test_one_installed_to_work_on_it_is_found_by_where_it_leads(tmp_path: Path) -> None:
+    site, source = tmp_path / "site", tmp_path / "src"
+    (source / "libnova").mkdir(parents=True)
+    (source / "libnova" / "__init__.py").write_text("REAL = True\n")
+    installed(site, "vendors-own", "_vendors_own.pth")
+    (site / "_vendors_own.pth").write_text("import sys\n/none/such\n")
+    assert others([str(site)]) == []
+
+    (site / "_vendors_own.pth").write_text(f"import sys\n{source}\n")
+    assert others([str(site)]) == ["vendors-own"]
+
+    installed(tmp_path / "named", "vendors-finder", "__editable___vendors_finder.py")
+    (tmp_path / "named" / "vendors_finder-1.0.dist-info" / "top_level.txt").write_text("libnova\n")
+    assert others([str(tmp_path / "named")]) == ["vendors-finder"]
+
+
+def test_a_folder_that_nobody_installed_is_found_and_ours_is_not(tmp_path: Path) -> None:
+    left, copied, ours = tmp_path / "left", tmp_path / "copied", tmp_path / "ours"
+    (left / "libnova" / "__pycache__").mkdir(parents=True)
+    (left / "libnova" / "__pycache__" / "__init__.pyc").write_bytes(b"")
+    (copied / "libnova").mkdir(parents=True)
+    (copied / "libnova" / "__init__.py").write_text("REAL = True\n")
+    installed(ours, "hashmill-notebook", "libnova/__init__.py")
+
+    assert unclaimed([str(left), str(left)]) == []
+    assert unclaimed([str(copied), str(copied)]) == [str(copied / "libnova")]
+    assert unclaimed([str(ours)]) == []
+
+
 def test_here_nobody_else_has_it() -> None:
     assert others() == []
 
@@ -56,13 +86,37 @@ def test_an_import_beside_another_one_says_what_to_do(tmp_path: Path) -> None:
     assert done.stderr.strip().endswith(refusal(["vendors-own"]))
 
 
-def test_pip_refuses_to_install_over_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+def test_one_that_was_installed_after_ours_is_refused_where_ours_begins(tmp_path: Path, gone: bool) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "notebook" / "src" / "libnova", site / "libnova")
+    installed(site, "vendors-own", "libnova/__init__.py")
+    if gone:  # and taken away again: its files went, ours stayed
+        (site / "libnova" / "__init__.py").unlink()
+        shutil.rmtree(site / "vendors_own-1.0.dist-info")
+
+    for module in ("libnova.Labdrive.Api.File", "libnova.common.api.File", "libnova.Labdrive"):
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", f"import {module}"],
+            env={"PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert done.stderr.strip().endswith(refusal(["a part of one" if gone else "vendors-own"]))
+
+
+@pytest.mark.parametrize("installer", [True, False])
+def test_pip_refuses_to_install_over_it(tmp_path: Path, installer: bool) -> None:
     """The real pip, in an environment of its own; the builder is the one of this environment."""
     venv.create(tmp_path / "env", symlinks=True)
     python = tmp_path / "env" / "bin" / "python"
     site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
     (site / "builder.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     installed(site, "vendors-own", "libnova/__init__.py")
+    if not installer:  # copied there by hand
+        shutil.rmtree(site / "vendors_own-1.0.dist-info")
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
 
     refused = subprocess.run(
@@ -70,5 +124,6 @@ def test_pip_refuses_to_install_over_it(tmp_path: Path) -> None:
     )
 
     assert refused.returncode != 0
-    assert "vendors-own installs a library named libnova" in refused.stderr + refused.stdout
+    who = "vendors-own" if installer else str(site / "libnova")
+    assert f"another library named libnova here ({who})" in refused.stderr + refused.stdout
     assert (site / "libnova" / "__init__.py").read_text() == "REAL = True\n"
