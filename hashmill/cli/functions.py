@@ -139,6 +139,7 @@ def try_(
                 "messages": [asdict(message) for message in ran.messages],
                 "hashes": ran.hashes,
                 "output": ran.output,
+                "complaints": ran.complaints,
                 "wall_s": round(ran.wall_s, 3),
             }
         )
@@ -155,8 +156,8 @@ def _show(ran: Ran) -> None:
     for file_id, digests in ran.hashes.items():
         for algorithm, digest in digests.items():
             out.print(plain(f"hash of file {file_id}: {algorithm} {digest}"))
-    if ran.output:
-        out.print(plain(ran.output.rstrip("\n"), max_chars=100_000))
+    for line in (ran.output + ran.complaints).splitlines():
+        out.print(plain(line, max_chars=100_000))
     out.print(plain(f"failed: {ran.fault}") if ran.fault else f"ended well after {ran.wall_s:.1f} s")
 
 

@@ -30,11 +30,12 @@ class Function:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one run may take: seconds of the clock, memory of its process, and bytes of what it prints."""
+    """What one run may take: seconds of the clock, memory of its process, bytes of its prints and of any one file."""
 
     time_s: float = 600.0
     memory_bytes: int = 4 << 30
     output_max_bytes: int = 1 << 20
+    file_max_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +51,13 @@ class Message:
 class Ran:
     """What came of one run. `fault` is empty when it returned and did not say itself that it failed.
 
-    `hashes` are by file id and algorithm. `executed` is a notebook with its outputs.
+    `output` is what it printed, `complaints` what it wrote to standard error, as a traceback. `hashes` are by file id
+    and algorithm. `executed` is a notebook with its outputs.
     """
 
     fault: str
     output: str
+    complaints: str = ""
     messages: tuple[Message, ...] = ()
     hashes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     executed: bytes | None = None

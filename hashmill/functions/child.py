@@ -3,7 +3,7 @@ Runs one function for one event and ends: `python -P child.py`, with its order a
 
 Run as a file, in a folder of its own. What the function prints goes to standard output and error; what it tells
 LABDRIVE is kept in the file that LIBNOVA_CAPTURE names. The exit status is 0 when it returned, 1 when it raised (the
-last line of standard error says what), 3 when there was nothing to run.
+order's file `raised` says what, or else the last line of standard error), 3 when there was nothing to run.
 
 Two processes: one runs the function, the other waits for it and then ends whatever that left running, also what has
 made itself a daemon or a session of its own. It does the same when it is told to stop, and when the worker dies.
@@ -12,18 +12,24 @@ made itself a daemon or a session of its own. It does the same when it is told t
 import contextlib
 import ctypes
 import importlib.util
+import inspect
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
+import traceback
+from io import TextIOWrapper
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 RAISED, NOTHING_TO_RUN = 1, 3
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Context:
@@ -64,8 +70,11 @@ def main() -> None:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != watcher_pid:
             raise SystemExit(NOTHING_TO_RUN)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what it printed is not lost when it is stopped
+    _say_what_is_raised(Path(order["raised"]))
     if order["kind"] == "notebook":
-        _run_notebook(Path(order["source"]), Path(order["executed"]), time_s=order["time_s"])
+        _run_notebook(Path(order["source"]), Path(order["executed"]), Path(order["raised"]), time_s=order["time_s"])
     else:
         _run_handler(Path(order["source"]), Path(order["event"]))
 
@@ -122,6 +131,22 @@ def _limit(order: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_max_bytes"], order["file_max_bytes"]))
 
 
+def _say_what_is_raised(place: Path) -> None:
+    """Have an exception's type and the first line of its text written to `place`, besides its traceback."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, trace)
+        lines = traceback.format_exception_only(kind, error)
+        # A syntax error shows its place before its name.
+        _write_first_line(place, lines[-1] if issubclass(kind, SyntaxError) else lines[0])
+
+    sys.excepthook = hook
+
+
+def _write_first_line(place: Path, text: str) -> None:
+    place.write_text(text.splitlines()[0], encoding="utf-8", errors="replace")
+
+
 def _run_handler(source: Path, event: Path) -> None:
     spec = importlib.util.spec_from_file_location("function", source)
     if spec is None or spec.loader is None:
@@ -133,10 +158,14 @@ def _run_handler(source: Path, event: Path) -> None:
     if not callable(handler):
         sys.stderr.write("the file has no function handler(context, event)\n")
         raise SystemExit(NOTHING_TO_RUN)
-    handler(Context(), Event(event.read_bytes()))
+    returned = handler(Context(), Event(event.read_bytes()))
+    if inspect.iscoroutine(returned):
+        returned.close()
+        sys.stderr.write("handler(context, event) is async, which is not supported: nothing of it was run\n")
+        raise SystemExit(NOTHING_TO_RUN)
 
 
-def _run_notebook(source: Path, executed: Path, *, time_s: float) -> None:
+def _run_notebook(source: Path, executed: Path, raised: Path, *, time_s: float) -> None:
     try:
         from nbclient import NotebookClient
         from nbclient.exceptions import CellExecutionError
@@ -145,19 +174,18 @@ def _run_notebook(source: Path, executed: Path, *, time_s: float) -> None:
         sys.stderr.write(f"a notebook needs {error.name}: install nbclient and ipykernel where workers run\n")
         raise SystemExit(NOTHING_TO_RUN) from error
     notebook = read(source, as_version=4)
-    fault = ""
     try:
         NotebookClient(notebook, timeout=int(time_s) + 1, kernel_name="python3").execute()
     except CellExecutionError as error:
-        fault = f"{error.ename}: {error.evalue}"
-    executed.write_text(writes(notebook), encoding="utf-8")
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.get("output_type") == "stream" and output.get("name") == "stdout":
-                sys.stdout.write(output["text"])
-    if fault:
-        sys.stderr.write(fault + "\n")
-        raise SystemExit(RAISED)
+        sys.stderr.write(COLOURS.sub("", error.traceback) + "\n")
+        _write_first_line(raised, f"{error.ename}: {error.evalue}")
+        raise SystemExit(RAISED) from error
+    finally:  # whatever it was, as the death of the kernel: the copy shows how far it came
+        executed.write_text(writes(notebook), encoding="utf-8")
+        for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                if output.get("output_type") == "stream" and output.get("name") == "stdout":
+                    sys.stdout.write(output["text"])
 
 
 if __name__ == "__main__":

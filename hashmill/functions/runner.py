@@ -24,7 +24,8 @@ from hashmill.domain.function import Function, Kind, Limits, Message, Ran
 from hashmill.domain.text import one_line, unstorable
 
 CHILD: Final = Path(__file__).parent / "child.py"
-CAPTURE_MAX_BYTES: Final = 16 * 1024 * 1024
+READ_MAX_BYTES: Final = 16 * 1024 * 1024
+"""So much of what it told, and of a notebook's copy, is read into this process."""
 SWEEP_S: Final = 5.0
 """So long the child may take to end what it started, when it is told to stop."""
 
@@ -46,16 +47,16 @@ async def run(function: Function, event: Mapping[str, Any], *, environ: Mapping[
         folder = Path(name)
         order = _laid_out(folder, function, event, limits)
         began_s = time.monotonic()
-        fault, output = await _run_child(folder, order, environ, limits)
+        fault, output, complaints = await _run_child(folder, order, environ, limits)
         captured = _captured(folder / "captured")
-        fault = fault or captured.fault
-        executed = folder / "executed.ipynb"
+        executed, too_large = _executed(folder / "executed.ipynb")
         return Ran(
-            fault=one_line(fault, max_chars=REASON_MAX_CHARS),
+            fault=one_line(fault or captured.fault or too_large, max_chars=REASON_MAX_CHARS),
             output=output,
+            complaints=complaints,
             messages=captured.messages,
             hashes=captured.hashes,
-            executed=executed.read_bytes() if executed.exists() else None,
+            executed=executed,
             wall_s=time.monotonic() - began_s,
         )
 
@@ -70,17 +71,18 @@ def _laid_out(folder: Path, function: Function, event: Mapping[str, Any], limits
         "source": str(source),
         "event": str(folder / "event.json"),
         "executed": str(folder / "executed.ipynb"),
+        "raised": str(folder / "raised"),
         "parent_pid": os.getpid(),
         "time_s": limits.time_s,
         "memory_bytes": limits.memory_bytes,
-        "file_max_bytes": CAPTURE_MAX_BYTES,
+        "file_max_bytes": limits.file_max_bytes,
     }
 
 
 async def _run_child(
     folder: Path, order: Mapping[str, Any], environ: Mapping[str, str], limits: Limits
-) -> tuple[str, str]:
-    """Return what went wrong, and what was printed."""
+) -> tuple[str, str, str]:
+    """Return what went wrong, what was printed, and what was written to standard error."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
@@ -92,6 +94,7 @@ async def _run_child(
         start_new_session=True,
         env={
             "HOME": str(folder / "home"),
+            "TMPDIR": str(folder / "home"),
             "LIBNOVA_EVENT": str(folder / "event.json"),
             "LIBNOVA_CAPTURE": str(folder / "captured"),
             "LIBNOVA_PROGRESS": "0",
@@ -101,38 +104,43 @@ async def _run_child(
     assert child.stdin is not None  # noqa: S101
     assert child.stdout is not None  # noqa: S101
     assert child.stderr is not None  # noqa: S101
+    printed, complained = bytearray(), bytearray()
+    readers = [
+        asyncio.create_task(_keep(stream, kept, limits.output_max_bytes))
+        for stream, kept in ((child.stdout, printed), (child.stderr, complained))
+    ]
     try:
-        with contextlib.suppress(ConnectionError):
-            child.stdin.write(json.dumps(order).encode())
-            child.stdin.close()
-        try:
-            async with asyncio.timeout(limits.time_s):
-                printed, complained = await asyncio.gather(
-                    _printed(child.stdout, limits.output_max_bytes), _printed(child.stderr, limits.output_max_bytes)
-                )
-                status = await child.wait()
-        except TimeoutError:
-            return f"it took more than {limits.time_s:g} s", ""
-        except _TooMuch as much:
-            return f"it printed more than {limits.output_max_bytes:,} bytes", much.text
+        async with asyncio.timeout(limits.time_s):
+            with contextlib.suppress(ConnectionError):
+                child.stdin.write(json.dumps(order).encode())
+                child.stdin.close()
+            await asyncio.wait(readers, return_when=asyncio.FIRST_EXCEPTION)
+            for reader in readers:
+                if reader.done():
+                    reader.result()
+            fault = _fault_of(await child.wait(), folder / "raised", complained)
+    except TimeoutError:
+        fault = f"it took more than {limits.time_s:g} s"
+    except _TooMuch:
+        fault = f"it printed more than {limits.output_max_bytes:,} bytes"
     finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
         await _ended(child)
-    return _fault_of(status, complained), printed
+    return fault, printed.decode("utf-8", "replace"), complained.decode("utf-8", "replace")
 
 
 class _TooMuch(Exception):
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    """It printed more than it may."""
 
 
-async def _printed(stream: asyncio.StreamReader, most_bytes: int) -> str:
-    found = bytearray()
+async def _keep(stream: asyncio.StreamReader, kept: bytearray, most_bytes: int) -> None:
     while piece := await stream.read(65_536):
-        found += piece
-        if len(found) > most_bytes:
-            raise _TooMuch(found[:most_bytes].decode("utf-8", "replace"))
-    return found.decode("utf-8", "replace")
+        room_bytes = most_bytes - len(kept)
+        kept += piece[:room_bytes]
+        if len(piece) > room_bytes:
+            raise _TooMuch
 
 
 async def _ended(child: asyncio.subprocess.Process) -> None:
@@ -141,25 +149,45 @@ async def _ended(child: asyncio.subprocess.Process) -> None:
         if child.returncode is None:
             child.terminate()
             async with asyncio.timeout(SWEEP_S):
-                await child.wait()
+                await _drained(child)
     except (TimeoutError, ProcessLookupError):
         pass
     finally:
         if child.returncode is None:  # else its id may be another process's by now
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-        await child.wait()
+        await _drained(child)
 
 
-def _fault_of(status: int, complained: str) -> str:
+async def _drained(child: asyncio.subprocess.Process) -> None:
+    """Wait for a child's end; it counts as ended when its pipes are closed, which one that is full never is."""
+    for stream in (child.stdout, child.stderr):
+        while stream is not None and await stream.read(65_536):
+            pass
+    await child.wait()
+
+
+def _fault_of(status: int, raised: Path, complained: bytearray) -> str:
     if status == 0:
         return ""
     if status < 0:
         return f"it was ended by signal {-status} ({signal.strsignal(-status)})"
-    said = next((line.strip() for line in reversed(complained.splitlines()) if line.strip()), "")
+    if raised.exists() and (said := raised.read_bytes()[: 4 * REASON_MAX_CHARS].decode("utf-8", "replace")):
+        return f"it raised {said}"
+    lines = complained.decode("utf-8", "replace").splitlines()
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
     if status == _NOTHING_TO_RUN:
         return said or "there was nothing to run"
     return f"it raised {said}" if said else f"it ended with {status}"
+
+
+def _executed(path: Path) -> tuple[bytes | None, str]:
+    """Return a notebook's copy, and what is wrong with it."""
+    if not path.exists():
+        return None, ""
+    if path.stat().st_size > READ_MAX_BYTES:
+        return None, f"its copy with its outputs has more than {READ_MAX_BYTES:,} bytes"
+    return path.read_bytes(), ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,8 +204,12 @@ def _captured(path: Path) -> _Captured:
     kept = _Captured()
     if not path.exists():
         return kept
+    if path.stat().st_size > READ_MAX_BYTES:
+        kept.fault = f"it told LABDRIVE more than {READ_MAX_BYTES:,} bytes"
     messages: list[Message] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with path.open("rb") as told_to:
+        lines = told_to.read(READ_MAX_BYTES).decode("utf-8", "replace").splitlines()
+    for line in lines:
         try:
             told = json.loads(line)
         except ValueError:

@@ -5,13 +5,15 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hashmill.domain.function import Function, Kind, Limits, Message, Ran
-from hashmill.functions.runner import run
+from hashmill.functions.runner import SWEEP_S, run
 from tests.helpers.wait import wait_until, wait_until_async
 
 EVENT: dict[str, Any] = {
@@ -59,6 +61,9 @@ async def test_what_a_function_tells_labdrive_is_kept_and_not_sent() -> None:
     ("body", "fault"),
     [
         ("raise LookupError('not here')", "it raised LookupError: not here"),
+        ("raise ValueError('first\\nsecond')", "it raised ValueError: first"),
+        ("raise ValueError('\\nsecond')", "it raised ValueError:"),
+        ("exec('x = (')", "it raised SyntaxError: '(' was never closed"),
         ("import sys; sys.exit(4)", "it ended with 4"),
         ("import os; os.kill(os.getpid(), 9)", "it was ended by signal 9 (Killed)"),
         ("bytearray(4 << 30)", "it raised MemoryError"),
@@ -71,6 +76,91 @@ async def test_a_function_that_goes_wrong_says_how(body: str, fault: str) -> Non
     limits = Limits(time_s=2.0, memory_bytes=SHORT.memory_bytes, output_max_bytes=SHORT.output_max_bytes)
 
     assert (await ran(handler(body), limits)).fault == fault
+
+
+@pytest.mark.parametrize(
+    "body", ["while True: print('x' * 1000)", "import sys\nwhile True: print('x' * 1000, file=sys.stderr)"]
+)
+async def test_one_that_never_stops_printing_is_ended_at_once(body: str) -> None:
+    began_s = time.monotonic()
+
+    found = await ran(handler(body))
+
+    assert found.fault == "it printed more than 10,000 bytes"
+    assert len(found.output) + len(found.complaints) == 10_000
+    assert time.monotonic() - began_s < SWEEP_S
+
+
+async def test_nothing_of_its_pipes_is_left_to_a_loop_that_has_ended() -> None:
+    script = (
+        "import asyncio, sys; from hashmill.domain.function import *; from hashmill.functions.runner import run;"
+        "function = Function(name='mine', kind=Kind.HANDLER, source=sys.stdin.buffer.read());"
+        "limits = Limits(time_s=20.0, memory_bytes=1 << 30, output_max_bytes=1000);"
+        "print(asyncio.run(run(function, {}, environ={}, limits=limits)).fault)"
+    )
+
+    said = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", script],
+        input=handler("while True: print('x' * 1000)").source,
+        capture_output=True,
+        check=True,
+    )
+
+    assert (said.stdout, said.stderr) == (b"it printed more than 1,000 bytes\n", b"")
+
+
+@pytest.mark.parametrize("then", ["time.sleep(600)", "os.kill(os.getpid(), 9)"])
+async def test_what_it_printed_before_it_was_ended_is_kept(then: str) -> None:
+    found = await ran(handler(f"import os, time\nprint('I got this far')\n{then}"), replace(SHORT, time_s=3.0))
+
+    assert found.fault
+    assert found.output == "I got this far\n"
+
+
+async def test_the_traceback_of_what_it_raised_is_kept() -> None:
+    found = await ran(handler("raise ValueError('first\\nsecond')"))
+
+    assert "Traceback" in found.complaints
+    assert "second" in found.complaints
+
+
+async def test_one_that_is_async_is_told_so_and_not_passed_over() -> None:
+    found = await ran(Function(name="mine", kind=Kind.HANDLER, source=b"async def handler(context, event): pass"))
+
+    assert found.fault == "handler(context, event) is async, which is not supported: nothing of it was run"
+
+
+def is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
+async def test_a_file_it_writes_may_be_large_up_to_a_limit_and_is_gone_with_it() -> None:
+    body = """
+        import tempfile
+        with tempfile.NamedTemporaryFile(delete=False) as made:
+            print(made.name)
+            made.truncate(40 << 20)
+            made.truncate(80 << 20)
+    """
+    found = await ran(handler(body), replace(SHORT, file_max_bytes=50 << 20))
+
+    assert found.fault == "it raised OSError: [Errno 27] File too large"
+    assert "made.truncate(80 << 20)" in found.complaints
+    assert not is_there(found.output.strip())
+
+
+async def test_what_it_tells_is_read_up_to_a_limit() -> None:
+    body = """
+        import os
+        with open(os.environ["LIBNOVA_CAPTURE"], "w") as kept:
+            kept.write('{"call": "create_message", "text": "seen", "level": "INFO"}\\n')
+            kept.truncate(20 << 20)
+    """
+    found = await ran(handler(body))
+
+    assert found.fault == "it told LABDRIVE more than 16,777,216 bytes"
+    assert [message.text for message in found.messages] == ["seen"]
 
 
 async def test_one_that_ends_its_job_as_failed_has_failed_and_what_it_told_before_counts() -> None:
@@ -180,7 +270,7 @@ def test_a_worker_that_is_killed_takes_its_function_and_all_beneath_it_along(tmp
 
 
 def notebook(*cells: str) -> Function:
-    made = [
+    made: list[dict[str, Any]] = [
         {"cell_type": "code", "id": f"c{at}", "metadata": {}, "outputs": [], "execution_count": None, "source": text}
         for at, text in enumerate(cells)
     ]
@@ -214,6 +304,22 @@ async def test_a_cell_that_raises_ends_a_notebook_and_its_copy_shows_where() -> 
     assert found.output == "one\n"
     assert found.executed is not None
     assert "ZeroDivisionError" in found.executed.decode()
+
+
+async def test_a_cell_s_exception_of_many_lines_keeps_its_type() -> None:
+    found = await ran(notebook("raise ValueError('first\\nsecond')"), Limits(time_s=60.0, memory_bytes=8 << 30))
+
+    assert found.fault == "it raised ValueError: first"
+    assert "second" in found.complaints
+
+
+async def test_a_notebook_whose_kernel_dies_leaves_its_copy() -> None:
+    found = await ran(notebook("print('one')", "import os; os._exit(1)"), Limits(time_s=60.0, memory_bytes=8 << 30))
+
+    assert "DeadKernelError: Kernel died" in found.fault
+    assert found.output == "one\n"
+    assert found.executed is not None
+    assert "one" in found.executed.decode()
 
 
 def test_the_same_source_has_the_same_name() -> None:
