@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import shlex
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,9 @@ from hashmill.domain.errors import ConfigFault
 from hashmill.domain.function import Function, Kind, Ran
 
 if TYPE_CHECKING:
+    import ast
+    from collections.abc import Iterator
+
     from hashmill.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Researchers' functions, run for each file of an event that names one.")
@@ -59,7 +64,7 @@ def add(
         print_json({"name": name, "sha256": function.sha256, "kind": function.kind})
     else:
         typer.echo(f"{name} is {function.kind} {function.sha256[:12]} from now on")
-        typer.echo(f"try it: hashmill function test {name} event.json")
+        typer.echo(f"try it: hashmill function test {shlex.quote(name)} event.json")
 
 
 @app.command("list", epilog="Example: hashmill function list")
@@ -131,7 +136,10 @@ def try_(
 
     settings = read_settings()
     function = _current(settings, name)
-    ran = asyncio.run(_tried(settings, function, read_event(event)))
+    try:
+        ran = asyncio.run(_tried(settings, function, read_event(event)))
+    except asyncio.CancelledError:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if as_json:
         print_json(
             {
@@ -171,13 +179,19 @@ async def _tried(settings: "Settings", function: Function, event: dict[str, Any]
     environ = {**rules.function_environ, **environ_of(config, config.bucket or "", wire=rules.wire_path)}
     if url := os.environ.get(API_URL, ""):
         environ[API_URL] = url
+    # Cancelled, it ends its process and leaves no folder behind.
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await run(function, event, environ=environ, limits=rules.function_limits)
 
 
 def read_function(name: str, path: Path) -> Function:
     """Return the function in a file; a usage error for what is none."""
-    if not name.isprintable() or name != name.strip() or not 0 < len(name) <= NAME_MAX_CHARS:
-        raise typer.BadParameter(f"a name has 1 to {NAME_MAX_CHARS} printable characters and no space around it")
+    if not name.isprintable() or name != name.strip() or not 0 < len(name) <= NAME_MAX_CHARS or name[0] == "-":
+        raise typer.BadParameter(
+            f"a name has 1 to {NAME_MAX_CHARS} printable characters, no space around it and no '-' before it"
+        )
     kinds = {".py": Kind.HANDLER, ".ipynb": Kind.NOTEBOOK}
     if path.suffix not in kinds:
         raise typer.BadParameter(f"{path} is neither .py nor .ipynb")
@@ -199,21 +213,40 @@ def _fault_of(function: Function) -> str:
 
     try:
         if function.kind is Kind.NOTEBOOK:
-            told = json.loads(function.source)
-            return "" if isinstance(told, dict) and told.get("nbformat") == 4 else "no notebook of nbformat 4"
+            return _fault_of_notebook(json.loads(function.source))
         tree = ast.parse(function.source)
     except (ValueError, SyntaxError) as error:
         return str(error)
-    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    names |= {name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names}
-    names |= {
-        target.id
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    return "" if "handler" in names else "it has no function handler(context, event)"
+    for node in _at_its_top(tree):
+        match node:
+            case ast.AsyncFunctionDef(name="handler"):
+                return "its handler is async, which is not supported; write def handler(context, event)"
+            case ast.FunctionDef(name="handler") | ast.Name(id="handler", ctx=ast.Store()):
+                return ""
+            case ast.alias(name=imported, asname=asname) if (asname or imported) in ("handler", "*"):
+                return ""
+    return "it has no function handler(context, event)"
+
+
+def _at_its_top(tree: "ast.AST") -> "Iterator[ast.AST]":
+    """Give what runs when the file is imported, also beneath `if` and `try`, but not what is within functions."""
+    import ast
+
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _at_its_top(node)
+
+
+def _fault_of_notebook(told: Any) -> str:
+    if not isinstance(told, dict) or told.get("nbformat") != 4:
+        return "no notebook of nbformat 4"
+    if not isinstance(told.get("cells"), list):
+        return "a notebook without cells"
+    match told.get("metadata"):
+        case {"language_info": {"name": str(language)}} | {"kernelspec": {"language": str(language)}}:
+            return "" if language.lower() == "python" else f"a notebook in {language}; only Python is run"
+    return ""
 
 
 def read_event(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import pytest
 
 from hashmill.ledger import entries, runs
 from hashmill.ledger.engine import Ledger
-from tests.helpers.cli import Said, run_cli
+from tests.helpers.cli import Command, Said, run_cli
 from tests.helpers.ledger import fresh_ledger
+from tests.helpers.wait import wait_until
 
 GOOD = """
 from libnova.Labdrive.Nuclio.Request import Request
@@ -176,6 +177,19 @@ def test_the_address_of_the_environment_wins_over_the_one_in_the_event(
         ("handler.py", "def handler(", "was never closed"),
         ("notebook.ipynb", "{}", "no notebook of nbformat 4"),
         ("notebook.ipynb", "{", "Expecting"),
+        ("handler.py", "async def handler(context, event): pass", "its handler is async, which is not supported"),
+        ("handler.py", "def other():\n    def handler(context, event): pass", "it has no function handler"),
+        ("notebook.ipynb", '{"nbformat": 4, "metadata": {}}', "a notebook without cells"),
+        (
+            "notebook.ipynb",
+            '{"nbformat": 4, "cells": [], "metadata": {"language_info": {"name": "R"}}}',
+            "a notebook in R; only Python is run",
+        ),
+        (
+            "notebook.ipynb",
+            '{"nbformat": 4, "cells": [], "metadata": {"kernelspec": {"language": "julia", "name": "julia-1.9"}}}',
+            "a notebook in julia; only Python is run",
+        ),
         ("handler.txt", "", "neither .py nor .ipynb"),
     ],
 )
@@ -189,12 +203,56 @@ def test_what_is_no_function_is_refused(cli: Cli, tmp_path: Path, name: str, tex
     assert cli("function", "list", "--json").json == []
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("handler.py", "try:\n    import numpy\nexcept ImportError:\n    def handler(context, event): pass"),
+        ("handler.py", "if True:\n    def handler(context, event): pass"),
+        ("handler.py", "from elsewhere import *"),
+        ("handler.py", "from elsewhere import work as handler"),
+        ("handler.py", "handler: object = print"),
+        ("notebook.ipynb", '{"nbformat": 4, "cells": [], "metadata": {}}'),
+        ("notebook.ipynb", '{"nbformat": 4, "cells": [], "metadata": {"kernelspec": {"language": "python"}}}'),
+    ],
+)
+def test_a_handler_may_come_from_anywhere_at_the_top_of_its_file(
+    cli: Cli, tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+
+    assert cli("function", "add", "mine", str(tmp_path / name)).code == 0
+
+
+def test_the_line_to_try_it_can_be_pasted_into_a_shell(cli: Cli, source: Path) -> None:
+    assert "hashmill function test 'a b' event.json" in cli("function", "add", "a b", str(source)).out
+
+
+def test_one_that_is_being_tried_leaves_nothing_when_it_is_ended(
+    ledger: Ledger, source: Path, event: Path, tmp_path: Path
+) -> None:
+    source.write_text("import time\ndef handler(context, event):\n    time.sleep(600)\n")
+    (tmp_path / "temporary").mkdir()
+    environ = {
+        "HASHMILL_LEDGER__URL": f"sqlite:///{tmp_path / 'ledger.sqlite3'}",
+        "TMPDIR": str(tmp_path / "temporary"),
+    }
+    assert run_cli("function", "add", "mine", str(source), env=environ).code == 0
+
+    with Command("function", "test", "mine", str(event), folder=tmp_path, env=environ) as command:
+        wait_until(lambda: any((tmp_path / "temporary").glob("hm-function-*/home")), timeout_s=30)
+        code = command.end()
+
+    assert (code, command.said) == (130, "")
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_files_and_names_that_are_none_are_refused(cli: Cli, source: Path, tmp_path: Path) -> None:
     for words in (
         ("add", "mine", str(tmp_path / "nowhere.py")),
         ("add", "", str(source)),
         ("add", "x" * 65, str(source)),
         ("add", " space", str(source)),
+        ("add", "--", "--help", str(source)),
         ("test", "nobody", str(source)),
     ):
         assert cli("function", *words).code == 2, words
