@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import textwrap
@@ -341,6 +342,29 @@ async def test_what_nobody_could_store_is_a_fault_of_the_function(call: str, fau
 
     assert found.fault.startswith(fault)
     assert found.hashes == {}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "set_metadata('7', {'metadata': [{'iecode': 'title', 'value': 'x'}]})",
+        "set_metadata_values('7', [{'iecode': 'title', 'value': ['x']}])",
+    ],
+)
+async def test_one_that_writes_metadata_fails_and_writes_nothing(call: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nobody.setblocking(False)
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        found = await ran(
+            handler(
+                f"from libnova.Labdrive.Api import File, Driver\n"
+                f"Driver.use(Driver.Driver({address!r}, 'KEY'))\nFile.{call}"
+            )
+        )
+
+        assert "NotDelivered: A function under Hashmill cannot write metadata" in found.fault
+        with pytest.raises(BlockingIOError):
+            nobody.accept()
 
 
 async def test_messages_are_bounded_and_hold_what_every_database_takes() -> None:
