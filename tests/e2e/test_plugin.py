@@ -42,6 +42,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         timeout=120,
     )
+    # Every Python that has this folder on its path is impatient with plug-ins.
+    (target / "sitecustomize.py").write_text("from hashmill.hashing import plugins\n\nplugins.CALL_MAX_S = 1.0\n")
     return target
 
 
@@ -96,6 +98,24 @@ def test_one_that_raises_fails_its_digest_by_name_and_the_others_are_reported(
     (row,) = its_ledger.read_now(files.of_run, run.run_id, limit=10)
     assert (row.error_class, row.error_detail) == ("internal", said)
     assert row.digests == {name: digests(b"a")[name] for name in ("md5", "sha256")}
+    assert_whole(its_ledger, run)
+
+
+def test_one_that_hangs_fails_its_digest_by_name_and_the_others_are_reported(
+    extended: LocalService, its_ledger: Ledger
+) -> None:
+    ids = fill(extended, {"a": b"a"}, container_id="3")
+    job_id = new_job(extended, container_id="3")
+    event = extended.event(job_id, container_id="3", params={"algorithms": ["md5", "adler-hangs", "sha256"]})
+
+    run = ended_run(its_ledger, extended.post(event)["run_id"])
+
+    assert job_status(extended, job_id) == "FAILED"
+    assert stored_hashes(extended, ids["a"]) == {name: digests(b"a")[name] for name in ("md5", "sha256")}
+    (row,) = its_ledger.read_now(files.of_run, run.run_id, limit=10)
+    said = "adler-hangs (adler-for-hashmill/1.0) took more than 1 s"
+    assert (row.error_class, row.error_detail) == ("internal", said)
+    assert any(said in message["message"] for message in job_messages(extended, job_id))
     assert_whole(its_ledger, run)
 
 
