@@ -144,6 +144,43 @@ def test_no_bucket_is_said(place: Desk, monkeypatch: pytest.MonkeyPatch) -> None
         S3.File.get_stream(request.Storage, request.Files[0])
 
 
+@pytest.mark.parametrize("bucket", ["no-such-bucket-4711", "no bucket/at all"])
+def test_a_bucket_that_is_not_there_is_no_missing_file(
+    place: Desk, monkeypatch: pytest.MonkeyPatch, bucket: str
+) -> None:
+    monkeypatch.setenv("LIBNOVA_S3_BUCKET", bucket)
+    request = Request(None, event(ids=[place.put("elsewhere.bin", b"x")]))
+    for _ in range(2):
+        with pytest.raises(SettingMissing, match="LIBNOVA_S3_BUCKET"):
+            S3.File.get_stream(request.Storage, request.Files[0])
+
+
+def test_a_bucket_that_is_there_is_asked_for_once(place: Desk) -> None:
+    missing = [place.ask(lambda name=name: place.sandbox.add_file("1", f"/row/{name}", size_bytes=3)) for name in "abc"]  # type: ignore[misc]
+    request = Request(None, event(ids=missing))
+    asked: list[object] = []
+    request.Storage.client.meta.events.register("before-call.s3.HeadBucket", lambda **call: asked.append(call))
+
+    assert [S3.File.get_stream(request.Storage, file) for file in request.Files] == [None, None, None]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("AWS_PROFILE", "nope", "AWS_PROFILE names a profile"),
+        ("LIBNOVA_S3_ADDRESSING", "x", "LIBNOVA_S3_ADDRESSING is one of path, virtual, auto"),
+    ],
+)
+def test_a_setting_of_s3_that_is_none_is_named(
+    place: Desk, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    request = Request(None, event(ids=[place.put("unset.bin", b"x")]))
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingMissing, match=told):
+        S3.File.get_stream(request.Storage, request.Files[0])
+
+
 @pytest.mark.parametrize("action", [FaultAction.HTML, FaultAction.NOT_JSON])
 def test_an_answer_that_is_no_json(place: Desk, action: FaultAction) -> None:
     place.set_faults(FaultRule(action=action, code=200))

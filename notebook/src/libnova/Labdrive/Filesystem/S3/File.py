@@ -2,9 +2,15 @@
 
 import logging
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
 
-from libnova.errors import StorageRefused, StorageUnavailable
+from libnova.errors import LibnovaError, SettingMissing, StorageRefused, StorageUnavailable
 from libnova.Labdrive.Api.File import File
 from libnova.Labdrive.Filesystem.S3.Storage import Storage
 from libnova.Labdrive.Filesystem.S3.stream import Stream
@@ -13,7 +19,7 @@ __all__ = ["get_stream"]
 
 log = logging.getLogger(__name__)
 
-_MISSING = ("404", "NoSuchKey", "NotFound")
+_MISSING = ("404", "NoSuchKey", "NoSuchBucket", "NotFound")
 
 
 def get_stream(storage: Storage, file: File) -> Stream | None:
@@ -22,7 +28,7 @@ def get_stream(storage: Storage, file: File) -> Stream | None:
     None is a file without bytes in the storage, one in an off-line storage class, and a folder. Why is logged as a
     warning, and written to the job of the request whose storage it is. The stream is pinned to the version that is
     there now. Raises `StorageRefused` for keys that the server does not accept, `StorageUnavailable` when it cannot
-    be reached, `SettingMissing` without a bucket, or what a call raises.
+    be reached, `SettingMissing` without a bucket or for one that is not there, or what a call raises.
     """
     try:
         return _opened(storage, file)
@@ -47,6 +53,7 @@ def _opened(storage: Storage, file: File) -> Stream:
         code = error.response.get("Error", {}).get("Code", "")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code in _MISSING or status == 404:
+            storage.raise_if_missing(bucket)
             raise _NotThere(f"there is no object {key} in bucket {bucket}") from error
         if status in (401, 403):
             raise StorageRefused(
@@ -72,9 +79,11 @@ def _opened(storage: Storage, file: File) -> Stream:
 _COLD = ("GLACIER", "DEEP_ARCHIVE")
 
 
-def unreachable(error: BotoCoreError) -> StorageRefused | StorageUnavailable:
+def unreachable(error: BotoCoreError) -> LibnovaError:
     """Return what an error below S3's own means."""
-    if type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}:
+    if isinstance(error, ParamValidationError):
+        return SettingMissing(f"No S3 server has such a bucket or key: {error}. Is LIBNOVA_S3_BUCKET right?")
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StorageRefused(
             "There is no S3 key pair. Make one under your user name, Access Methods, S3 compatible protocol, and set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."

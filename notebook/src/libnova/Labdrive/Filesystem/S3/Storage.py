@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError, InvalidS3AddressingStyleError, ProfileNotFound
 
 from libnova import _table
 from libnova.errors import SettingMissing
@@ -41,6 +41,7 @@ class Storage:
         self.endpoint_url = os.environ.get("LIBNOVA_S3_ENDPOINT_URL") or endpoint_url
         self.report = report
         self._storage_ids: dict[str, str] = {}
+        self._asked_for: set[str] = set()
 
     def __repr__(self) -> str:
         """Return bucket and address, never a key."""
@@ -48,28 +49,53 @@ class Storage:
 
     @cached_property
     def client(self) -> Any:
-        """The S3 client. Raises `SettingMissing` for an address or style that is none."""
-        style = os.environ.get("LIBNOVA_S3_ADDRESSING", "auto")
-        session = botocore.session.get_session()
+        """The S3 client. Raises `SettingMissing` for an address, style or profile that is none."""
+        try:
+            return self._made()
+        except ProfileNotFound as error:
+            raise SettingMissing(
+                f"There is no S3 client to be had: {error}. AWS_PROFILE names a profile of ~/.aws: set it to one "
+                "that is there, or unset it and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            ) from error
+        except InvalidS3AddressingStyleError as error:
+            raise SettingMissing("LIBNOVA_S3_ADDRESSING is one of path, virtual, auto.") from error
+        except (BotoCoreError, ValueError) as error:
+            raise SettingMissing(
+                f"There is no S3 client to be had: {error}. LIBNOVA_S3_ENDPOINT_URL is http://host:port or https://host."
+            ) from error
+
+    def _made(self) -> Any:
         config = Config(
             connect_timeout=CONNECT_S,
             read_timeout=READ_S,
             retries={"mode": "standard", "total_max_attempts": TRIES},
-            s3={"addressing_style": style},
+            s3={"addressing_style": os.environ.get("LIBNOVA_S3_ADDRESSING") or "auto"},
             # The bytes are for the reader to judge; a checksum that the server stores is no reason to read them twice.
             response_checksum_validation="when_required",
             request_checksum_calculation="when_required",
         )
+        session = botocore.session.get_session()
+        region = session.get_config_variable("region") or REGION
+        return session.create_client("s3", endpoint_url=self.endpoint_url or None, region_name=region, config=config)
+
+    def raise_if_missing(self, bucket: str) -> None:
+        """Raise `SettingMissing` when the server says that there is no such bucket; asked once for each.
+
+        LABDRIVE's keys may not be allowed to ask (assumed): then nothing is raised.
+        """
+        if bucket in self._asked_for:
+            return
         try:
-            region = session.get_config_variable("region") or REGION
-            return session.create_client(
-                "s3", endpoint_url=self.endpoint_url or None, region_name=region, config=config
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise SettingMissing(
-                f"There is no S3 client to be had: {error}. Look at LIBNOVA_S3_ENDPOINT_URL (http://host:port or "
-                "https://host) and LIBNOVA_S3_ADDRESSING (path, virtual or auto)."
-            ) from error
+            self.client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                raise SettingMissing(
+                    f"There is no bucket {bucket} in the S3 server ({self.endpoint_url or 'AWS'}). Are "
+                    "LIBNOVA_S3_BUCKET and LIBNOVA_S3_ENDPOINT_URL right? Ask who runs your LABDRIVE for both."
+                ) from error
+        except BotoCoreError:
+            return  # the network went; the object was missing all the same
+        self._asked_for.add(bucket)
 
     def place_of(self, file: File) -> tuple[str, str]:
         """Return bucket and key of the file, by the lines [objects] of the table.
