@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
-from libnova.errors import AnswerUnreadable
+from libnova.errors import AnswerUnreadable, KeyMissing, SettingMissing
 from libnova.Labdrive.Api import Driver, File, Job, JobMessage
 
 
@@ -44,7 +45,7 @@ def answering(told: Server) -> Iterator[Server]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         told.url = f"http://127.0.0.1:{server.server_port}"
-        serving = Thread(target=server.serve_forever)
+        serving = Thread(target=server.serve_forever, args=(0.01,))
         serving.start()
         try:
             yield told
@@ -128,3 +129,37 @@ def test_a_write_without_success_in_its_answer_is_not_taken_as_done(labdrive: Se
 
     with pytest.raises(AnswerUnreadable, match="success"):
         File.set_hash("1", "md5", "00")
+
+
+def test_a_netrc_is_not_put_in_place_of_the_key(
+    labdrive: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    File.set_hash("1", "md5", "00")
+
+    assert [headers["Authorization"] for _, _, headers, _ in labdrive.asked] == ["Bearer the-key"]
+
+
+def test_a_proxy_of_the_environment_is_gone_through(labdrive: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with answering(Server()) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        File.set_hash("1", "md5", "00")
+
+    assert [path for _, path, _, _ in proxy.asked] == [f"{labdrive.url}/api/file/1/hash"]
+    assert labdrive.asked == []
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_setting_does_not_let_the_event_s_win(
+    labdrive: Server, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("LIBNOVA_API_KEY", value)
+    with pytest.raises(KeyMissing, match="LIBNOVA_API_KEY is empty"):
+        Driver.Driver(labdrive.url, "the-key")
+    monkeypatch.setenv("LIBNOVA_API_URL", value)
+    with pytest.raises(SettingMissing, match="LIBNOVA_API_URL is empty"):
+        Driver.Driver(labdrive.url, "the-key")

@@ -47,15 +47,20 @@ class Driver:
     def __init__(self, url: str = "", key: str = "") -> None:
         """`url` with or without `/api`; LIBNOVA_API_URL and LIBNOVA_API_KEY win over both arguments.
 
-        Raises `SettingMissing` and `KeyMissing` when there is none.
+        Raises `SettingMissing` and `KeyMissing` when there is none, and when one of the two is set and empty: whoever
+        sets it means it to win.
         """
         self._table = _table.table()
-        address = (os.environ.get("LIBNOVA_API_URL") or url).strip().rstrip("/")
+        address = os.environ.get("LIBNOVA_API_URL", url).strip().rstrip("/")
+        if not address and "LIBNOVA_API_URL" in os.environ:
+            raise SettingMissing("LIBNOVA_API_URL is empty: set it to the address of LABDRIVE, or unset it.")
         if not address:
             raise SettingMissing(
                 "There is no address of LABDRIVE: write it as api.url into the event, or set LIBNOVA_API_URL."
             )
-        self._key = (os.environ.get("LIBNOVA_API_KEY") or key).strip()
+        self._key = os.environ.get("LIBNOVA_API_KEY", key).strip()
+        if not self._key and "LIBNOVA_API_KEY" in os.environ:
+            raise KeyMissing("LIBNOVA_API_KEY is empty: set it to your API key, or unset it.")
         if not self._key:
             raise KeyMissing(
                 "There is no API key. LABDRIVE shows yours under your user name, Access Methods: write it as "
@@ -76,6 +81,8 @@ class Driver:
             raise_on_status=False,
         )
         self._session = _Session()
+        # The key is in a header already; without an auth requests would put what ~/.netrc holds for the host over it.
+        self._session.auth = lambda request: request
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=again, pool_maxsize=POOL))
 
