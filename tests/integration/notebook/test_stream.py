@@ -47,7 +47,11 @@ def large(shared_desk: Desk) -> Iterator[Stream]:
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.tuples(st.sampled_from(["read", "into", "set", "cur", "end"]), PLACES, LENGTHS), max_size=12))
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["read", "into", "line", "set", "cur", "end"]), PLACES, LENGTHS), max_size=12
+    )
+)
 def test_it_reads_what_a_file_of_the_same_bytes_does(large: Stream, steps: list[tuple[str, int, int]]) -> None:
     model = io.BytesIO(CONTENT)
     large.seek(0)
@@ -55,6 +59,9 @@ def test_it_reads_what_a_file_of_the_same_bytes_does(large: Stream, steps: list[
         match step:
             case "read":
                 assert large.read(length) == model.read(length)
+            case "line":
+                assert large.readline(length) == model.readline(length)
+                assert large.readline() == model.readline()
             case "into":
                 ours, theirs = bytearray(length), bytearray(length)
                 assert large.readinto(ours) == model.readinto(theirs)
@@ -111,6 +118,19 @@ def test_it_is_what_pandas_and_readers_of_images_take(place: Desk) -> None:
         assert image.tobytes() == CONTENT[: 700 * 500 * 3]
 
 
+def test_lines_are_found_in_what_was_read_ahead(place: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f"{n},{n * n}\n" for n in range(100_000)).encode() + b"x" * 700_000 + b"\n\nlast"
+    with opened(place, "rows.csv", rows) as stream:
+        # One call for each byte is what a raw file does without a readline of its own.
+        monkeypatch.setattr(stream, "read", lambda *_: pytest.fail("a line was read byte by byte"))
+        assert list(stream) == io.BytesIO(rows).readlines()
+        assert stream.tell() == len(rows)
+        stream.seek(2)
+        assert (stream.readline(1), stream.readline(0), stream.readline(None)) == (b"0", b"", b"\n")
+    with pytest.raises(ValueError, match="closed"):
+        stream.readline()
+
+
 def test_an_empty_file_is_at_its_end(place: Desk) -> None:
     with opened(place, "empty.bin", b"") as stream:
         assert (stream.read(), stream.read(10), stream.seek(5), stream.read()) == (b"", b"", 5, b"")
@@ -122,7 +142,11 @@ def test_places_and_streams_that_are_none_are_refused(place: Desk) -> None:
         stream.seek(-1)
     with pytest.raises(ValueError, match="whence"):
         stream.seek(0, 7)
+    with pytest.raises(TypeError):
+        stream.seek(1.5)  # type: ignore[arg-type]
     assert not stream.writable()
+    with pytest.raises(io.UnsupportedOperation):
+        stream.write(b"x")
     stream.close()
     stream.close()
     for use in (stream.read, stream.tell, lambda: stream.seek(0), lambda: stream.readinto(bytearray(1))):

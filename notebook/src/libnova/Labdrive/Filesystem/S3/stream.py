@@ -1,6 +1,7 @@
 """A seekable stream over ranges of one object: read ahead, repeated where it broke off, pinned to one version."""
 
 import io
+import operator
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,7 +75,7 @@ class Stream(io.RawIOBase):
         bases = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size_bytes}
         if whence not in bases:
             raise ValueError(f"whence is one of 0, 1, 2, not {whence}")
-        place = bases[whence] + offset
+        place = bases[whence] + operator.index(offset)
         if place < 0:
             raise ValueError(f"a place before the begin: {place}")
         self._position = place
@@ -103,6 +104,24 @@ class Stream(io.RawIOBase):
         wanted = left if size is None or size < 0 else min(size, left)
         found = bytearray(wanted)
         return bytes(memoryview(found)[: self.readinto(found)]) if wanted else b""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return the bytes up to and with the next line feed, at most `size`; b"" at the end."""
+        self._open()
+        left = max(0, self.size_bytes - self._position)
+        most = left if size is None or size < 0 else min(size, left)
+        line, place = bytearray(), self._position
+        while len(line) < most and not line.endswith(b"\n"):
+            piece = self._piece(place, most - len(line))
+            at = place - self._start
+            end = self._range.find(b"\n", at, at + len(piece)) + 1
+            line += piece[: end - at] if end else piece
+            place = self._position + len(line)
+        self._go_on(place)
+        return bytes(line)
+
+    def write(self, _: Any, /) -> int:
+        raise io.UnsupportedOperation("this file is open for reading only")
 
     def readall(self) -> bytes:
         return self.read()
