@@ -51,7 +51,7 @@ class NotDelivered(LibnovaError):
 
 
 class ApiRejected(LibnovaError):
-    """LABDRIVE understood the call and refused it."""
+    """LABDRIVE understood the call and refused it, or what was given is nothing that it could be called with."""
 
 
 class ApiUnavailable(LibnovaError):

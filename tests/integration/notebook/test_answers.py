@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from libnova.errors import AnswerUnreadable, KeyMissing, SettingMissing
-from libnova.Labdrive.Api import Driver, File, Job, JobMessage
+from libnova.errors import AnswerUnreadable, ApiRejected, KeyMissing, SettingMissing
+from libnova.Labdrive.Api import Container, Driver, File, Job, JobMessage
 
 
 @dataclass(slots=True, kw_only=True)
@@ -163,3 +163,46 @@ def test_an_empty_setting_does_not_let_the_event_s_win(
     monkeypatch.setenv("LIBNOVA_API_URL", value)
     with pytest.raises(SettingMissing, match="LIBNOVA_API_URL is empty"):
         Driver.Driver(labdrive.url, "the-key")
+
+
+@pytest.mark.parametrize("result", ['"x"', "[1]", "7"])
+def test_a_result_of_another_shape_is_said(labdrive: Server, result: str) -> None:
+    labdrive.body = b'{"success": true, "result": %s}' % result.encode()
+
+    for call in (
+        lambda: File.get("1"),
+        lambda: File.get_metadata("1"),
+        lambda: File.get_metadata("1", True),
+        lambda: File.get_hash("1", "md5"),
+        lambda: Job.get("1"),
+        lambda: Container.get("1"),
+        lambda: list(File.list("1")),
+    ):
+        with pytest.raises(AnswerUnreadable, match=r"Correct \[calls\."):
+            call()
+
+
+def test_a_file_without_what_makes_it_one_is_said(labdrive: Server) -> None:
+    labdrive.body = b'{"success": true, "result": {"name": "x"}}'
+
+    with pytest.raises(AnswerUnreadable, match="without 'fullpath'"):
+        File.get("1")
+    with pytest.raises(AnswerUnreadable, match="without 'id'"):
+        File.get_by_path("1", "x")
+
+
+def test_what_no_call_can_be_made_of_is_refused_and_not_sent(labdrive: Server) -> None:
+    for call in (
+        lambda: File.set_metadata_values("5", "[1]"),
+        lambda: File.set_metadata_values("5", [{"iecode": "title", "value": []}]),
+        lambda: File.set_metadata_values("5", [{"iecode": "title"}]),
+        lambda: File.set_metadata("5", '{"metadata": "title"}'),
+        lambda: File.set_metadata("5", {"metadata": [{"iecode": "title", "value": {1, 2}}]}),
+        lambda: File.set_metadata("5", {"metadata": [{"iecode": "title", "value": float("nan")}]}),
+        lambda: File.set_hash("5", "md5", b"aa"),  # type: ignore[arg-type]
+        lambda: Job.set_status("1", "DONE"),
+        lambda: JobMessage.create("1", "hello", "LOUD"),
+    ):
+        with pytest.raises(ApiRejected):
+            call()
+    assert labdrive.asked == []

@@ -134,6 +134,10 @@ def test_a_file_is_read_through_the_storage(place: Desk) -> None:
     with stream:
         assert (stream.name, stream.size_bytes) == ("read me.bin", len(content))
         assert stream.read() == content
+    by_id = S3.File.get_stream(request.Storage, request.Files[0].id)
+    assert by_id is not None
+    with by_id:
+        assert by_id.read(10) == content[:10]
 
 
 def test_an_event_and_a_capture_of_the_environment_win(

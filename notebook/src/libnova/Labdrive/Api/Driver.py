@@ -6,6 +6,7 @@ A `Request` starts the driver that all functions of this package use; code witho
     Driver.use(Driver.Driver("https://labdrive.example.org", key))
 """
 
+import json
 import os
 import secrets
 from typing import Any, Final
@@ -119,6 +120,12 @@ class Driver:
     def _answer(self, call: _table.Call) -> requests.Response:
         """Return the answer; one that broke off is asked for again where that does no harm."""
         headers = {self._table.value("auth.header"): self._table.value("auth.prefix") + self._key, **call.headers}
+        try:
+            body = json.dumps(dict(call.body), allow_nan=False).encode() if call.body else None
+        except (TypeError, ValueError) as error:
+            raise ApiRejected(f"{call.method} {call.path}: what was given is no JSON ({error})") from error
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         for left in range(TRIES, -1, -1):
             try:
                 return self._session.request(
@@ -126,7 +133,7 @@ class Driver:
                     self.url + call.path,
                     params=dict(call.query),
                     headers=headers,
-                    json=dict(call.body) if call.body else None,
+                    data=body,
                     timeout=(CONNECT_S, ANSWER_S),
                 )
             except requests.exceptions.ChunkedEncodingError:

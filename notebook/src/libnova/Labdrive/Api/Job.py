@@ -4,7 +4,9 @@ from enum import StrEnum
 from typing import Any
 
 from libnova import _table
+from libnova.errors import ApiRejected
 from libnova.Labdrive.Api import Driver
+from libnova.Labdrive.Api._listing import record
 
 __all__ = ["JobStatus", "get", "set_status"]
 
@@ -19,11 +21,12 @@ class JobStatus(StrEnum):
 
 def get(job_id: str) -> dict[str, Any]:
     """Return the job as LABDRIVE tells it. Raises `NotFound`, or what a call raises."""
-    found: dict[str, Any] = Driver.current().call("get_job", job_id=str(job_id))
-    return found
+    return record("get_job", job_id=str(job_id))
 
 
-def set_status(job_id: str, status: JobStatus) -> None:
-    """Give the job a status. Raises `NotFound`, or what a call raises."""
-    name = _table.table().value(f"status.{JobStatus(status)}")
-    Driver.current().call("set_job_status", job_id=str(job_id), level=str(JobStatus(status)), status=name)
+def set_status(job_id: str, status: JobStatus | str) -> None:
+    """Give the job a status. Raises `ApiRejected` for one that is none, `NotFound`, or what a call raises."""
+    if status not in list(JobStatus):
+        raise ApiRejected(f"a job's status is one of {', '.join(JobStatus)}, not {status!r}")
+    name = _table.table().value(f"status.{status}")
+    Driver.current().call("set_job_status", job_id=str(job_id), level=str(status), status=name)

@@ -22,14 +22,18 @@ log = logging.getLogger(__name__)
 _MISSING = ("404", "NoSuchKey", "NoSuchBucket", "NotFound")
 
 
-def get_stream(storage: Storage, file: File) -> Stream | None:
+def get_stream(storage: Storage, file: File | str) -> Stream | None:
     """Return a seekable stream of the file's bytes, or None when they cannot be had (known: it may be None).
+
+    `file` is one of the request's, or an id.
 
     None is a file without bytes in the storage, one in an off-line storage class, and a folder. Why is logged as a
     warning, and written to the job of the request whose storage it is. The stream is pinned to the version that is
     there now. Raises `StorageRefused` for keys that the server does not accept, `StorageUnavailable` when it cannot
     be reached, `SettingMissing` without a bucket or for one that is not there, or what a call raises.
     """
+    if isinstance(file, str | int):
+        file = File(str(file))
     try:
         return _opened(storage, file)
     except _NotThere as error:
