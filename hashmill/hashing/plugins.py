@@ -11,14 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from hashmill.domain.digest import KNOWN_ALGORITHMS
 from hashmill.domain.text import one_line
@@ -157,6 +156,16 @@ class _Refusal(Exception):
     """What a plug-in did wrong, in words that are ours: nobody but its own thread asks its objects for theirs."""
 
 
+class _Quiet:
+    """Whatever is raised within ends there: the code within is not ours."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> Literal[True]:
+        return True
+
+
 def _digest_in(told: Any) -> str:
     if type(told) is str and _DIGEST.fullmatch(told):
         return told
@@ -167,7 +176,7 @@ def _in_words(error: BaseException) -> str:
     if type(error) is _Refusal:
         return str(error)
     said = "what cannot be shown"
-    with suppress(BaseException):  # whatever its __str__ raises
+    with _Quiet():
         said = f"{error}"
     # Past whatever its class may have put in the place of its name.
     name: str = type.__dict__["__name__"].__get__(type(error))
