@@ -3,6 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
 
 from hashmill.domain.job import RunState
 from hashmill.ledger.engine import Ledger
@@ -78,3 +81,21 @@ def test_a_function_that_raises_fails_its_file_alone(
     assert stored_hashes(service, ids["good.bin"]) == {"sha512": hashlib.sha512(b"good").hexdigest()}
     assert any("it raised ValueError: this one is bad" in one["message"] for one in job_messages(service, job_id))
     assert_whole(ledger, run)
+
+
+def test_an_event_of_a_removed_function_is_refused_at_the_door(
+    service: LocalService, container: str, tmp_path: Path
+) -> None:
+    (tmp_path / "handler.py").write_text(SOURCE)
+    service.run_command("function", "add", f"gone-{container}", str(tmp_path / "handler.py"))
+    service.run_command("function", "remove", f"gone-{container}")
+    event = service.event(new_job(service, container_id=container), container_id=container)
+    event["labdrive"]["function"]["key"] = f"gone-{container}"
+
+    with pytest.raises(HTTPError) as refused:
+        service.post(event)
+
+    with refused.value as answer:
+        (fault,) = json.load(answer)["faults"]
+        assert (answer.code, fault["path"]) == (422, "$.labdrive.function.key")
+    assert "was removed" in fault["problem"]

@@ -110,6 +110,17 @@ async def test_a_function_s_failure_is_of_its_file_alone_and_can_be_replayed(sta
     assert ledger.read_now(entries.verify).faults == ()
 
 
+async def test_what_a_function_printed_before_its_time_was_up_is_told(ledger: Ledger) -> None:
+    source = b"import time\ndef handler(context, event):\n    print('I got this far')\n    time.sleep(600)\n"
+    with staged(ledger, rules=replace(RULES, function_limits=Limits(time_s=3.0), batch_max=8)) as stage:
+        await stage.tools.ledger.write(functions.add, handler(source), by="op")
+        await worked(stage, await listed(stage, 1, function_key=NAME))
+
+        texts = [one["text"] for one in await told(stage, "create_message")]
+    assert texts[0] == "I got this far"
+    assert "it took more than 3 s" in texts[1]
+
+
 async def test_a_run_keeps_the_version_that_was_current_when_it_was_accepted(stage: Stage, ledger: Ledger) -> None:
     first, second = handler(GOOD), handler(GOOD.replace(b"00", b"ff"))
     await stage.tools.ledger.write(functions.add, first, by="op")
