@@ -1,6 +1,7 @@
 """Small things for people who read."""
 
 import json
+import pprint
 from typing import Any
 
 __all__ = ["format_json_item"]
@@ -11,4 +12,7 @@ def format_json_item(item: Any) -> str:
 
     What is no JSON is shown as its text.
     """
-    return json.dumps(item, indent=4, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(item, indent=4, ensure_ascii=False, default=str)
+    except (TypeError, ValueError):  # a key that JSON has not, or something that holds itself
+        return pprint.pformat(item)

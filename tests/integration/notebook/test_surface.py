@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy
 import pytest
 from libnova import Util
 from libnova.common.api import File as CommonFile
@@ -191,3 +192,20 @@ def test_what_is_captured_and_would_not_be_delivered_is_refused(
 def test_json_is_shown_for_people() -> None:
     assert Util.format_json_item({"ä": [1, None]}) == '{\n    "ä": [\n        1,\n        null\n    ]\n}'
     assert "object" in Util.format_json_item(object())
+    assert Util.format_json_item({(1, 2): "pair"}) == "{(1, 2): 'pair'}"
+    ring: list[object] = [1]
+    ring.append(ring)
+    assert "Recursion" in Util.format_json_item(ring)
+
+
+def test_a_job_is_ended_by_true_or_false_only(place: Desk) -> None:
+    job_id = place.job()
+    request = Request(None, event(job=job_id))
+    for neither in ("False", "", None, [], 2):
+        with pytest.raises(ApiRejected, match="True or False"):
+            request.job_end(neither)  # type: ignore[arg-type]
+    assert place.ask(lambda: place.sandbox.job(job_id)).statuses == ["PENDING"]
+
+    request.job_end(numpy.bool_(False))  # type: ignore[arg-type]
+
+    assert place.ask(lambda: place.sandbox.job(job_id)).statuses == ["PENDING", "FAILED"]

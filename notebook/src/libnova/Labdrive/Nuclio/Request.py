@@ -5,10 +5,10 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from libnova import _progress
-from libnova.errors import EventInvalid
+from libnova.errors import ApiRejected, EventInvalid
 from libnova.Labdrive.Api import Driver, Job, JobMessage
 from libnova.Labdrive.Api.File import File
 from libnova.Labdrive.Filesystem.S3.Storage import Storage
@@ -69,7 +69,12 @@ class Request:
         JobMessage.create(self._job("log"), message, type, file_id)
 
     def job_end(self, ok: bool) -> None:
-        """Give the job its last status: COMPLETED or FAILED (known)."""
+        """Give the job its last status: COMPLETED or FAILED (known).
+
+        Raises `ApiRejected` for what is neither true nor false: the text "False" would be COMPLETED.
+        """
+        if isinstance(ok, str | bytes) or ok not in (True, False):
+            raise ApiRejected(f"job_end takes True or False, not {ok!r}")
         Job.set_status(self._job("job_end"), Job.JobStatus.COMPLETED if ok else Job.JobStatus.FAILED)
 
     def _job(self, what: str) -> str:
@@ -102,7 +107,11 @@ class RequestFiles(Sequence[File]):
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, at: Any) -> Any:
+    @overload
+    def __getitem__(self, at: int) -> File: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[File]: ...
+    def __getitem__(self, at: int | slice) -> File | Sequence[File]:
         return self._files[at]
 
     def __iter__(self) -> Iterator[File]:
