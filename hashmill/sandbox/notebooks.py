@@ -23,7 +23,7 @@ from hashmill.sandbox.uploads import Chunk, path_below
 
 ENDING: Final = ".ipynb"
 LISTED_MAX: Final = 1000
-SHOWN_MAX_BYTES: Final = 2 * 1024 * 1024
+SHOWN_MAX_CHARS: Final = 2 * 1024 * 1024
 NAME_MAX_CHARS: Final = 200
 UPLOAD_MAX_BYTES: Final = 32 * 1024 * 1024
 TEMPLATE: Final = Path(__file__).parent / "page" / "template.ipynb"
@@ -91,6 +91,7 @@ class NotebookPages:
         upload = (
             f'<form method="post" enctype="multipart/form-data" action="{escape(_address(container, user, "upload"))}">'
             f'<label>Upload a notebook <input type="file" name="file" accept="{ENDING}" required></label> '
+            '<label><input type="checkbox" name="replace" value="yes"> replace one of that name</label> '
             "<button>Upload</button></form>"
         )
         body = (
@@ -107,12 +108,16 @@ class NotebookPages:
         if file is None or file.container_id != container.id or not file.fullpath.endswith(ENDING):
             raise Refused(404, "There is no such notebook.")
         content = await self._platform.objects[container.storage_id].get(
-            object_key(container.id, file.fullpath), max_bytes=SHOWN_MAX_BYTES + 1
+            object_key(container.id, file.fullpath), max_bytes=UPLOAD_MAX_BYTES + 1
         )
-        cells = cells_of(content)
-        body = "".join(
-            section(kind.capitalize(), f"<pre><code>{escape(source)}</code></pre>") for kind, source in cells
-        )
+        if len(content) > UPLOAD_MAX_BYTES:
+            raise Refused(422, "This notebook is too long to be shown here.")
+        body, room = "", SHOWN_MAX_CHARS
+        for kind, source in cells_of(content):
+            body += section(kind.capitalize(), f"<pre><code>{escape(source[:room])}</code></pre>")
+            if (room := room - len(source)) < 0:
+                body += "<p>The rest is not shown.</p>"
+                break
         hint = (
             "<p>To run it: open it in Jupyter with the library of the same names as LABDRIVE's, and set "
             "<code>LIBNOVA_API_URL</code>, <code>LIBNOVA_API_KEY</code> and the S3 key pair of this user.</p>"
@@ -139,13 +144,17 @@ class NotebookPages:
         may_write(user)
         if (request.content_length or 0) > UPLOAD_MAX_BYTES:
             raise Refused(413, f"A notebook of more than {UPLOAD_MAX_BYTES:,} bytes is not taken here.")
-        field = dict(await request.post()).get("file")
+        form = dict(await request.post())
+        field = form.get("file")
         if not isinstance(field, web.FileField):
             raise Refused(422, "No file was chosen.")
         with field.file as sent:
             content = sent.read()
         cells_of(content)
-        await self._stored(user, container, path_below("", _name_of(field.filename)), content)
+        fullpath = path_below("", _name_of(field.filename))
+        if "replace" not in form and self._platform.catalog.file_at(container.id, fullpath) is not None:
+            raise Refused(409, f"There is a file {fullpath} already. Choose to replace it, or another name.")
+        await self._stored(user, container, fullpath, content)
 
     async def _stored(self, user: UserConfig, container: ContainerRecord, fullpath: str, content: bytes) -> NoReturn:
         with NamedTemporaryFile(prefix="sandbox-notebook-", delete=False) as body:
@@ -185,19 +194,25 @@ def may_write(user: UserConfig) -> None:
 
 
 def cells_of(content: bytes) -> list[tuple[str, str]]:
-    """Return kind and source of each cell; refuse what is no notebook (nbformat 4), or too long to be shown."""
+    """Return kind and source of each cell; refuse what is no notebook (nbformat 4)."""
     try:
         told = json.loads(content)
         if told["nbformat"] != 4:
             raise Refused(422, "This notebook is not of nbformat 4.")
         return [
-            (str(cell["cell_type"]), "".join(source) if isinstance(source := cell["source"], list) else str(source))
+            (
+                _shown(cell["cell_type"]),
+                _shown("".join(source) if isinstance(source := cell["source"], list) else source),
+            )
             for cell in told["cells"]
         ]
-    except (ValueError, KeyError, TypeError) as error:
-        if len(content) > SHOWN_MAX_BYTES:
-            raise Refused(422, "This notebook is too long to be shown here.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(422, "This is no notebook: JSON with nbformat and cells was expected.") from error
+
+
+def _shown(text: str) -> str:
+    """Return a text of a notebook as a page can be sent: JSON can hold half of a surrogate pair, UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _name_of(given: str) -> str:

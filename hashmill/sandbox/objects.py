@@ -68,10 +68,12 @@ class Objects:
         try:
             answer = await client.get_object(Bucket=self._storage.bucket, Key=key)
             async with answer["Body"] as body:
-                content: bytes = await body.read(max_bytes)
+                content = bytearray()
+                while len(content) < max_bytes and (piece := await body.read(max_bytes - len(content))):
+                    content += piece
         except (ClientError, BotoCoreError) as error:
             raise StorageFault(f"storage {self._storage.id}: {error}") from error
-        return content
+        return bytes(content)
 
     async def listing(self, container_id: str) -> AsyncIterator[list[ObjectFound]]:
         """Yield a container's objects page by page, in the order of their keys."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from html import unescape
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -45,9 +46,9 @@ async def create(caller: Caller, name: str, *, user: str = "2", **more: Any) -> 
     return await caller.call("POST", f"{PAGE}/new?user={user}", key=None, data={"name": name}, **more)
 
 
-async def upload(caller: Caller, name: str, content: bytes, *, user: str = "2") -> Answer:
-    form = aiohttp.FormData()
-    form.add_field("file", content, filename=name, content_type="application/octet-stream")
+async def upload(caller: Caller, name: str, content: bytes, *, user: str = "2", **fields: str) -> Answer:
+    form = aiohttp.FormData(fields)
+    form.add_field("file", BytesIO(content), filename=name, content_type="application/octet-stream")
     return await caller.call("POST", f"{PAGE}/upload?user={user}", key=None, data=form)
 
 
@@ -123,10 +124,35 @@ async def test_what_is_no_notebook_or_there_already_is_refused(caller: Caller) -
         b"{}",
         b'{"nbformat": 3, "cells": []}',
         b'{"nbformat": 4, "cells": [1]}',
+        b'{"nbformat": 4, "cells": [{"cell_type": "code", "source": 7}]}',
+        b"[" * 100_000,
         b"\xff",
     ):
         assert (await upload(caller, "wrong.ipynb", content)).status == 422
     assert len(caller.sandbox.files("1")) == 1
+
+
+async def test_an_upload_replaces_a_notebook_only_when_asked_to(caller: Caller) -> None:
+    await create(caller, "mine")
+    refused = await upload(caller, "mine.ipynb", json.dumps(NOTEBOOK).encode())
+
+    assert refused.status == 409
+    assert "There is a file /mine.ipynb already" in refused.body
+    replaced = await upload(caller, "mine.ipynb", json.dumps(NOTEBOOK).encode(), replace="yes")
+    assert "1 + 1" in replaced.body
+    assert len(caller.sandbox.files("1")) == 1
+
+
+async def test_a_notebook_with_large_outputs_is_shown_and_half_a_character_does_no_harm(caller: Caller) -> None:
+    cell = {"cell_type": "code", "source": "plot()", "outputs": ["x" * 5_000_000]}
+    half = {"cell_type": "code", "source": ["\ud800 half"]}
+    long = {"cell_type": "markdown", "source": "y" * 3_000_000}
+    shown = await upload(caller, "plots.ipynb", json.dumps({"nbformat": 4, "cells": [cell, half, long]}).encode())
+
+    assert shown.status == 200
+    assert "plot()" in shown.body
+    assert "? half" in shown.body
+    assert "The rest is not shown." in shown.body
 
 
 async def test_a_form_of_another_site_is_refused(caller: Caller) -> None:
