@@ -156,7 +156,11 @@ async def _ended(child: asyncio.subprocess.Process) -> None:
         if child.returncode is None:  # else its id may be another process's by now
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-        await _drained(child)
+        try:
+            async with asyncio.timeout(SWEEP_S):
+                await _drained(child)
+        except TimeoutError:  # what got away from the process that ends all holds the pipes open
+            child._transport.close()  # type: ignore[attr-defined]  # asyncio documents no way to let go of them
 
 
 async def _drained(child: asyncio.subprocess.Process) -> None:

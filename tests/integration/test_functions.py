@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -237,6 +239,20 @@ async def test_what_it_left_running_in_a_session_of_its_own_is_ended_with_it(tmp
     await ran(leaves_a_daemon(tmp_path / "pid", then), Limits(time_s=3.0, memory_bytes=1 << 30))
 
     assert not is_running(tmp_path / "pid")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+async def test_what_gets_away_by_ending_its_keeper_holds_no_worker_up(tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+    holds_the_pipes = LEAVES_A_DAEMON.replace(", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL", "")
+    body = holds_the_pipes.replace("PLACE", repr(str(place))) + "    os.kill(os.getppid(), 9)\n"
+    try:
+        found = await ran(handler(body), Limits(time_s=3.0, memory_bytes=1 << 30))
+
+        assert found.fault != ""
+        assert is_running(place)
+    finally:
+        os.kill(int(place.read_text()), signal.SIGKILL)
 
 
 async def test_one_that_holds_its_output_open_in_the_background_does_not_hold_the_file_up() -> None:
