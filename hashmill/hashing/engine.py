@@ -2,8 +2,7 @@
 Blocks in, every digest out: the next block is fetched while the present one is hashed.
 
 What is for the native kernel goes to the hash threads as soon as it is there, behind the block before it, and a thread
-goes on with it by itself: by way of the event loop it would lose half the time that hashing a block takes
-(docs/performance.md).
+goes on with it by itself. By way of the event loop it would wait for two wake-ups between any two blocks.
 """
 
 import asyncio

@@ -213,6 +213,17 @@ def test_what_is_left_to_another_thread_is_fed_by_it(kernel: Kernel) -> None:
     assert (weaver._wide, weaver._at_work) == (0, 0)
 
 
+def test_a_thread_goes_on_with_the_block_behind_by_itself_and_in_order(kernel: Kernel) -> None:
+    weaver, stream = _Weaver(1, nobody), Stream()
+    ended = [weaver.add(stream, block) for block in (b"a", b"b", b"c")]  # type: ignore[arg-type]
+
+    weaver.feed_some()
+
+    assert kernel.groups == [1, 1, 1]
+    assert stream.fed == b"abc"
+    assert all(future.done() for future in ended)
+
+
 def test_a_thread_with_groups_in_hand_gives_the_other_jobs_of_the_pool_their_turn(kernel: Kernel) -> None:
     weaver = _Weaver(1, nobody)
     for _ in range(40):
