@@ -114,19 +114,25 @@ def test_a_new_algorithm_is_tried_and_stored(service: LocalService, ids: dict[st
         assert f"{path} {fletcher(body)}" in text(cells[-1])
 
 
-@pytest.mark.usefixtures("in_jupyter", "ids")
+@pytest.mark.usefixtures("in_jupyter")
 def test_a_container_s_fixity_is_a_table_and_plots(
-    service: LocalService, ledger: Ledger, container: str, job_id: str, tmp_path: Path
+    service: LocalService, ledger: Ledger, ids: dict[str, str], container: str, job_id: str, tmp_path: Path
 ) -> None:
     client = service.s3.client()
     client.delete_object(Bucket=service.bucket, Key=f"{container}/empty")
     client.close()
     run = checked(service, ledger, container, job_id)
     assert run.state is RunState.FAILED
+    fill(service, {"later": b"later"}, container_id=container)
+    again = new_job(service, container_id=container)
+    part = service.event(again, container_id=container, ids=[ids["readme ü.txt"]])
+    newest = ended_run(ledger, service.post(part)["run_id"])
 
     cells = executed("3", tmp_path)
 
-    assert text(cells[1]) == f"run {run.run_id}: failed, 4 files, 1 failed\n"
+    assert text(cells[1]) == (
+        f"run {newest.run_id}: completed, 1 files, 0 failed\n4 of 5 files that LABDRIVE lists were ever checked\n"
+    )
     table = text(cells[2])
     assert re.search(r"done +no_baseline +3 +3700005", table), table
     assert re.search(r"failed +unreadable +1", table), table
@@ -139,6 +145,30 @@ def test_a_container_s_fixity_is_a_table_and_plots(
 def test_without_a_check_the_container_s_notebook_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CellExecutionError, match=r"has no finished check of container .*: post an event for it first"):
         executed("3", tmp_path)
+
+
+@pytest.mark.usefixtures("in_jupyter")
+@pytest.mark.parametrize("name", ["1", "2", "3", "4"])
+def test_no_example_takes_a_container_or_job_that_nobody_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("EXAMPLE_CONTAINER")
+    monkeypatch.delenv("EXAMPLE_JOB")
+
+    with pytest.raises(CellExecutionError, match=r"Write the ids? of a container .*here, or set EXAMPLE_CONTAINER"):
+        executed(name, tmp_path)
+
+
+@pytest.mark.usefixtures("in_jupyter")
+def test_what_nothing_was_compared_of_is_not_called_verified(
+    service: LocalService, ledger: Ledger, ids: dict[str, str], container: str, job_id: str, tmp_path: Path
+) -> None:
+    event = service.event(job_id, container_id=container, ids=[ids["empty"]], params={"algorithms": ["crc32c"]})
+    assert ended_run(ledger, service.post(event)["run_id"]).state is RunState.COMPLETED
+
+    cells = executed("4", tmp_path)
+
+    assert text(cells[3]).endswith("\n0 verified\nNOT COMPARED: empty - hashlib computes none of crc32c\n")
 
 
 @pytest.mark.usefixtures("in_jupyter")
