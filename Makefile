@@ -94,8 +94,8 @@ bench-report: $(PEERS)/.ready ## tables and plots of docs/performance.md from be
 demo: $(READY) ## one event from the trigger to the proof (KEEP=1 leaves it running)
 	$(BIN)/hashmill demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
-notebook: .venv/.lab ## the example notebooks in JupyterLab, against a running demo, until it is closed
-	$(BIN)/hashmill demo --then "$(BIN)/jupyter lab notebook/examples"
+notebook: .venv/.lab ## the example notebooks in JupyterLab, against a running demo, until it is closed (ARGS="--no-browser")
+	$(BIN)/hashmill demo --then "$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebook/examples"
 
 .venv/.lab: notebook/lab.txt $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r notebook/lab.txt || $(BIN)/python -m pip install --quiet --require-hashes -r notebook/lab.txt

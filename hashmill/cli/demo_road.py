@@ -226,6 +226,13 @@ def _keep(service: LocalService, out: Console) -> None:
     )
     exports = " ".join(f"{name}={value}" for name, value in service.environ.items() if name == "HASHMILL_LEDGER__URL")
     out.print(f"Look at the ledger:  {exports} .venv/bin/hashmill runs list", soft_wrap=True)
+    researcher = service.folder / "notebook.env"
+    given = service.researcher_environ(_new_job(service))
+    researcher.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in given.items()))
+    out.print(
+        f"For a notebook of your own, with the job {given['EXAMPLE_JOB']}:  . {researcher} && .venv/bin/jupyter lab",
+        soft_wrap=True,
+    )
     out.print("Ctrl-C stops everything.")
     try:
         while True:
