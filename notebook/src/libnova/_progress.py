@@ -1,11 +1,15 @@
 """Progress bars: in a notebook, where nobody sees a log go by."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from tqdm.auto import tqdm
+if importlib.util.find_spec("ipywidgets") is None:
+    from tqdm.std import tqdm  # text; `auto` would complain
+else:
+    from tqdm.auto import tqdm
 
 T = TypeVar("T")
 
